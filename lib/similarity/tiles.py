@@ -1,0 +1,131 @@
+"""How the work on S is cut: blocks for the matrix product, tiles for what follows it.
+
+A block holds captions of one length (on a GPU: of similar length) and is big enough for an efficient product; a tile
+is the part of a block that is processed at a time and, on a CPU, stays in its second-level caches.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BUFFERS = 3  # arrays of a tile's size that are in use at a time
+TYPICAL_WORDS = 16
+BLOCK_ROWS = 512  # words of a block: past this the product gains nothing from more rows
+CPU_BLOCK_BYTES = 32 << 20
+GPU_BLOCK_BYTES = 512 << 20
+
+
+class Budget(NamedTuple):
+    """How large a part of S may be: of a matrix product (a block), and of what is processed at a time (a tile)."""
+
+    block: int
+    tile: int
+    on_cpu: bool
+
+
+def budget(device: torch.device, memory: int | None = None) -> Budget:
+    """Sizes, in values of S, from the caches and the cores of a CPU; `memory` (bytes for all buffers) limits both."""
+    on_cpu = device.type == "cpu"
+    block = CPU_BLOCK_BYTES // 4 if on_cpu else GPU_BLOCK_BYTES // 4
+    tile = _cache_bytes() * torch.get_num_threads() // (BUFFERS * 4) if on_cpu else block
+    most = block if memory is None else max(1, memory // (4 * (1 + BUFFERS)))
+    return Budget(min(block, most), min(tile, most), on_cpu)
+
+
+class Block(NamedTuple):
+    """Captions `captions` (a slice in length order), whose words are `rows` of the packed words, `width` at most."""
+
+    captions: slice
+    rows: slice
+    width: int
+    mask: Tensor | None  # (C, W), None where all captions have `width` words
+
+    @property
+    def count(self) -> int:
+        return self.captions.stop - self.captions.start
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """Packed words (rows, E) with zero rows where captions are shorter: (C * W, E)."""
+        if self.mask is None:
+            return packed
+        padded = packed.new_zeros(self.mask.numel(), packed.shape[1])  # (C * W, E)
+        padded[self.mask.flatten()] = packed
+        return padded
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """The inverse of `pad`: (C * W, K) -> (rows, K)."""
+        return padded if self.mask is None else padded[self.mask.flatten()]
+
+    def tiles(self, columns: int, elements: int) -> Iterator[slice]:
+        """Captions of the block, from 0, in runs whose part of S has about `elements` values."""
+        step = max(1, elements // (self.width * columns))
+        for start in range(0, self.count, step):
+            yield slice(start, min(start + step, self.count))
+
+
+def blocks(lengths: list[int], columns: int, device: torch.device, size: Budget) -> Iterator[Block]:
+    """Cut captions of ascending `lengths` into blocks for a product with `columns` columns."""
+    most = min(size.block // max(columns, 1), BLOCK_ROWS if size.on_cpu else BLOCK_ROWS * 64)
+    start = row = 0
+    while start < len(lengths):
+        stop, shortest = start + 1, lengths[start]
+        while stop < len(lengths) and (stop + 1 - start) * lengths[stop] <= most:
+            if lengths[stop] > shortest and (size.on_cpu or lengths[stop] > 1.25 * shortest + 1):
+                break
+            stop += 1
+        inside = lengths[start:stop]
+        width, total = inside[-1], sum(inside)
+        mask = None
+        if inside[0] != width:
+            mask = torch.arange(width) < torch.tensor(inside)[:, None]
+            mask = mask.to(device, non_blocking=True)
+        yield Block(slice(start, stop), slice(row, row + total), width, mask)
+        start, row = stop, row + total
+
+
+def image_tile(regions: int, images: int, size: Budget) -> int:
+    """Images of a block: few enough that a caption of usual length fits a tile, and runs of images stay long."""
+    fitting = size.tile // (2 * TYPICAL_WORDS * regions)
+    fitting = max(32, fitting // 16 * 16)
+    parts = -(-images // fitting)
+    return -(-images // parts)  # equal parts
+
+
+@functools.cache
+def _cache_bytes() -> int:
+    """Second-level cache of one core; 1 MiB where the system does not say."""
+    unit = {"K": 1 << 10, "M": 1 << 20}
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        return int(text[:-1]) * unit[text[-1]]
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return max(os.sysconf("SC_LEVEL2_CACHE_SIZE"), 0) or 1 << 20
+    except (ValueError, OSError, AttributeError):
+        return 1 << 20
+
+
+class Scratch:
+    """Memory that the tiles of one call share, so that none of them allocates."""
+
+    def __init__(self, like: Tensor):
+        self._like = like
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """An uninitialised tensor of `shape`; a later call with the same name overwrites it."""
+        size = 1
+        for side in shape:
+            size *= side
+        held = self._held.get(name)
+        if held is None or held.numel() < size:
+            held = self._held[name] = self._like.new_empty(size)
+        return held[:size].view(shape)
