@@ -1,0 +1,30 @@
+"""The BERT encoder."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BertConfig, BertModel
+
+from lib.encoders.text import BertEncoder
+
+
+def tiny_bert(**changes) -> BertModel:
+    sizes = dict(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    return BertModel(BertConfig(**{**sizes, "max_position_embeddings": 32, **changes}))
+
+
+def test_padding_and_other_captions_change_no_fragment_and_no_gradient():
+    encoder = BertEncoder(tiny_bert(), 12).eval()
+    short = torch.tensor([[2, 7, 9, 3]])
+    batch = torch.zeros(3, 9, dtype=torch.long)
+    batch[0, :4], batch[1], batch[2, :6] = short[0], torch.arange(5, 14), torch.arange(20, 26)
+    alone, together = encoder(short), encoder(batch)
+    assert together.mask.sum(1).tolist() == [4, 9, 6]
+    torch.testing.assert_close(together.features[0, :4], alone.features[0], rtol=0, atol=1e-6)
+    gradients = []
+    for fragments in (alone, together):
+        encoder.zero_grad()
+        fragments.features[0, :4].square().sum().backward()
+        gradients.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
+    for first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-6 * max(1.0, float(first.abs().max())))
