@@ -1,0 +1,227 @@
+"""Batches for training and for encoding a split once. Every random draw of a training sample comes from
+(seed, epoch, caption index), so results don't depend on the number of loader workers.
+
+Letters: B images (training: one per caption), C captions, N images of a split, R regions, W word pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from lib.datasets.captions import TokenizedCaptions, pad_tokens
+from lib.datasets.splits import Split
+from lib.errors import InputError
+from lib.fragments import Fragments
+
+SIZE_AUGMENT = 0.2  # probability that a region is dropped while training
+
+
+class TrainBatch(NamedTuple):
+    """A batch of matching pairs: image b belongs to caption b."""
+
+    images: Fragments | Tensor  # regions in the dtype of their file, or raw images (B, 3, H, W)
+    captions: Tensor  # (B, W) token ids, 0 = [PAD]
+    indices: Tensor  # (B,) the captions' places in the split
+
+
+class RegionTrainSet(Dataset):
+    """One sample per caption: its noisy tokens and its image's regions, each dropped with probability `size_augment`.
+
+    Dropping is a mask; an image that would lose all its regions keeps them. Keys are (epoch, caption index).
+    """
+
+    def __init__(self, split: Split, tokenized: TokenizedCaptions, seed: int, size_augment: float = SIZE_AUGMENT):
+        self.features, self.tokenized = split.features, tokenized
+        self.row_of_caption = split.rows[split.image_of_caption]  # (C,)
+        self.seed, self.size_augment = seed, size_augment
+
+    def __len__(self) -> int:
+        return len(self.row_of_caption)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Fragments, np.ndarray, int]:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        tokens = self.tokenized.noisy_ids(index, rng)  # (W)
+        features, real = self.features.row(self.row_of_caption[index])  # (R, D), (R)
+        kept = real & (rng.random(len(real)) >= self.size_augment)
+        mask = kept if kept.any() else real
+        return Fragments(torch.from_numpy(features), torch.from_numpy(mask)), tokens, index
+
+
+class ImageTrainSet(Dataset):
+    """One sample per caption: its noisy tokens and its raw image. Keys are (epoch, caption index).
+
+    `load_image(image, rng)` gives image number `image` of the split as a tensor (3, H, W), augmented by draws from
+    `rng`.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        tokenized: TokenizedCaptions,
+        load_image: Callable[[int, np.random.Generator], Tensor],
+        seed: int = 0,
+    ):
+        self.tokenized, self.load_image, self.seed = tokenized, load_image, seed
+        self.image_of_caption = split.image_of_caption
+
+    def __len__(self) -> int:
+        return len(self.image_of_caption)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, np.ndarray, int]:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        tokens = self.tokenized.noisy_ids(index, rng)  # (W)
+        return self.load_image(int(self.image_of_caption[index]), rng), tokens, index
+
+
+class EpochSampler(Sampler):
+    """Batches of (epoch, index), shuffled anew each epoch from (seed, epoch).
+
+    The last, smaller batch is dropped; a set smaller than one batch gives that one batch.
+    """
+
+    def __init__(self, n_samples: int, batch_size: int, seed: int):
+        self.n_samples, self.batch_size, self.seed, self.epoch = n_samples, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Name the epoch that the next iteration shuffles and draws for."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(1, self.n_samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        # the length as third entry: no sample has that index, so no sample shares this stream
+        order = np.random.default_rng([self.seed, self.epoch, self.n_samples]).permutation(self.n_samples)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
+
+
+class Loader(DataLoader):
+    """A DataLoader that raises the InputError of a worker as it is, and never touches torch's global random state."""
+
+    def __init__(self, dataset: Dataset, collate: Callable, workers: int, **kwargs):
+        super().__init__(
+            _Guarded(dataset),
+            collate_fn=_GuardedCollate(collate),
+            num_workers=workers,
+            generator=torch.Generator().manual_seed(0),
+            **kwargs,
+        )
+
+    def __iter__(self) -> Iterator:
+        for batch in super().__iter__():
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+
+
+class _Guarded(Dataset):
+    """Fetches the samples of a batch; an InputError takes the place of the batch, as torch would wrap it in text."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, keys: list) -> list | InputError:
+        try:
+            return [self.dataset[key] for key in keys]
+        except InputError as error:
+            return error
+
+
+class _GuardedCollate:
+    def __init__(self, collate: Callable):
+        self.collate = collate
+
+    def __call__(self, samples: list | InputError):
+        return samples if isinstance(samples, InputError) else self.collate(samples)
+
+
+def train_loader(dataset: Dataset, batch_size: int, seed: int, workers: int = 0, pin_memory: bool = False) -> Loader:
+    """Training batches (TrainBatch) of a RegionTrainSet or ImageTrainSet; workers stay alive between epochs.
+
+    Call `loader.batch_sampler.set_epoch(epoch)` before each epoch. Bad data raises InputError while iterating.
+    """
+    sampler = EpochSampler(len(dataset), batch_size, seed)
+    return Loader(
+        dataset,
+        _collate_pairs,
+        workers,
+        batch_sampler=sampler,
+        pin_memory=pin_memory and torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )
+
+
+def _collate_pairs(samples: list) -> TrainBatch:
+    images, captions, indices = zip(*samples, strict=True)
+    return TrainBatch(_stack(images), pad_tokens(captions), torch.tensor(indices))
+
+
+def _stack(images: tuple) -> Fragments | Tensor:
+    if isinstance(images[0], Fragments):
+        features, masks = zip(*images, strict=True)
+        return Fragments(torch.stack(features), torch.stack(masks))  # (B, R, D), (B, R)
+    return default_collate(images)  # (B, 3, H, W), in a worker straight into shared memory
+
+
+class _RegionImages(Dataset):
+    def __init__(self, split: Split):
+        self.features, self.rows = split.features, split.rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, image: int) -> Fragments:
+        features, mask = self.features.row(self.rows[image])
+        return Fragments(torch.from_numpy(features), torch.from_numpy(mask))
+
+
+class _RawImages(Dataset):
+    def __init__(self, split: Split, load_image: Callable[[int, None], Tensor]):
+        self.n_images, self.load_image = split.n_images, load_image
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    def __getitem__(self, image: int) -> Tensor:
+        return self.load_image(image, None)
+
+
+def image_batches(
+    split: Split,
+    batch_size: int,
+    workers: int = 0,
+    load_image: Callable[[int, None], Tensor] | None = None,
+) -> Loader:
+    """Each image of a split once, in order: Fragments (B, R, D) of its regions, or, with `load_image`, raw images
+    (B, 3, H, W) as `load_image(image, None)` gives them. `len()` is the number of batches.
+    """
+    images = _RegionImages(split) if load_image is None else _RawImages(split, load_image)
+    return Loader(images, _stack, workers, batch_size=batch_size)
+
+
+def caption_batches(tokenized: TokenizedCaptions, tokens_per_batch: int) -> list[tuple[Tensor, Tensor]]:
+    """All captions without noise as (indices (C,), token ids (C, W)), longest first, so that padding is rare.
+
+    A batch holds at most `tokens_per_batch` ids, padding included, and at least one caption.
+    """
+    lengths = tokenized.lengths
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        stop = start + max(1, tokens_per_batch // int(lengths[order[start]]))
+        indices = order[start:stop]
+        batches.append((torch.from_numpy(indices), pad_tokens([tokenized.ids(index) for index in indices])))
+        start = stop
+    return batches

@@ -1,0 +1,123 @@
+"""Region features on disk and the splits made of them; resident memory follows the rows read, not the file.
+
+Letters: N rows (or images), C captions, R regions, D size of a region feature (img_dim).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from lib.errors import InputError
+
+MARGIN = 2 << 20  # bytes around a row that the kernel may have mapped along with it
+
+
+class RegionFeatures:
+    """A memory-mapped features file (N, R, D), float16 or float32, with an optional mask file (N, R) bool.
+
+    Every process maps the file when it first reads a row. Raises InputError when the file is no such array, is shorter
+    than its header says, or its D is not `img_dim`; when the mask does not fit; and when a row read holds NaN or inf.
+    """
+
+    def __init__(self, path: str | Path, mask_path: str | Path | None = None, img_dim: int | None = None):
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as file:
+                self.shape, self.dtype = _read_header(file, self.path)
+                self._offset = file.tell()
+                found = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
+        expected = self._offset + int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        if found < expected:
+            raise InputError(f"{self.path}: truncated, {found} bytes where {expected} are expected; copy it again")
+        if img_dim is not None and self.shape[2] != img_dim:
+            raise InputError(f"{self.path}: found features of size {self.shape[2]}, expected --img_dim {img_dim}")
+        self.mask = None if mask_path is None else _read_mask(Path(mask_path), self.shape[:2])
+        self._map: mmap.mmap | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_map": None}
+
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A copy of one row: features (R, D) in the file's dtype and mask (R,), True = real region."""
+        features, mask = self.rows([index])
+        return features[0], mask[0]
+
+    def rows(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of B rows: features (B, R, D) in the file's dtype and mask (B, R), True = real region."""
+        features = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        for copy, index in zip(features, indices, strict=True):
+            self._read(int(index), copy)
+        mask = np.ones(features.shape[:2], bool) if self.mask is None else self.mask[np.asarray(indices, np.int64)]
+        return features, mask
+
+    def _read(self, index: int, copy: np.ndarray) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path}: row {index} of {len(self)}")
+        if self._map is None:
+            self._map = self._open()
+        start = self._offset + index * copy.nbytes
+        self._advise("MADV_WILLNEED", start, start + copy.nbytes)
+        copy.reshape(-1)[:] = np.frombuffer(self._map, self.dtype, copy.size, start)
+        self._advise("MADV_DONTNEED", start - MARGIN, start + copy.nbytes + MARGIN)
+        if not np.isfinite(copy).all():
+            region = int(np.flatnonzero(~np.isfinite(copy).all(1))[0])
+            raise InputError(f"{self.path}, row {index}, region {region}: NaN or infinity; extract its features again")
+
+    def _open(self) -> mmap.mmap:
+        try:
+            with open(self.path, "rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path}: cannot be mapped ({error})") from None
+
+    def _advise(self, advice: str, start: int, stop: int) -> None:
+        """Tell the kernel about a range of bytes, on systems that listen."""
+        if hasattr(mmap, advice):
+            start = max(0, start) // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(getattr(mmap, advice), start, min(stop, len(self._map)) - start)
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, int, int], np.dtype]:
+    try:
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"format version {version}")
+        shape, fortran_order, dtype = readers[version](file)
+    except ValueError as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"{path}: no readable .npy array ({reason}); expected one saved by numpy.save") from None
+    if dtype not in (np.float16, np.float32):
+        raise InputError(f"{path}: found dtype {dtype}, expected float32 or float16")
+    if len(shape) != 3 or 0 in shape:
+        raise InputError(f"{path}: found shape {shape}, expected (rows, regions, img_dim)")
+    if fortran_order:
+        raise InputError(f"{path}: found Fortran order, expected C order; save it again with numpy.ascontiguousarray")
+    return shape, dtype
+
+
+def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        mask = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, EOFError):
+        raise InputError(f"{path}: no readable .npy array; expected one saved by numpy.save") from None
+    if getattr(mask, "shape", None) != shape or mask.dtype != np.bool_:
+        found = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else "an archive"
+        raise InputError(f"{path}: found {found}, expected bool {shape} as in the features file")
+    empty = np.flatnonzero(~mask.any(1))
+    if len(empty):
+        raise InputError(f"{path}, row {empty[0]}: no real region; every image needs at least one")
+    return mask

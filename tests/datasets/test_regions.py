@@ -1,0 +1,160 @@
+"""Region features on disk: what is refused, and that memory follows the rows read."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from lib.datasets.regions import RegionFeatures
+from lib.errors import InputError
+
+
+def save(path, array):
+    np.save(path, array)
+    return path
+
+
+@pytest.fixture
+def array():
+    return np.random.default_rng(0).standard_normal((6, 4, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_rows_equal_the_array_in_its_dtype(tmp_path, array, dtype):
+    array = array.astype(dtype)
+    features = RegionFeatures(save(tmp_path / "x.npy", array), img_dim=8)
+    assert features.shape == (6, 4, 8) and features.dtype == dtype and len(features) == 6
+    row, mask = features.row(3)
+    assert row.dtype == dtype and np.array_equal(row, array[3])
+    assert mask.tolist() == [True] * 4
+    rows, masks = features.rows([5, 0, 5])
+    assert np.array_equal(rows, array[[5, 0, 5]]) and masks.shape == (3, 4)
+
+
+def test_row_is_a_copy_that_may_be_changed(tmp_path, array):
+    features = RegionFeatures(save(tmp_path / "x.npy", array))
+    features.row(0)[0][:] = 7
+    assert np.array_equal(features.row(0)[0], array[0])
+
+
+def test_newer_npy_header_is_read(tmp_path, array):
+    with open(tmp_path / "x.npy", "wb") as file:
+        np.lib.format.write_array(file, array, version=(2, 0))
+    assert np.array_equal(RegionFeatures(tmp_path / "x.npy").row(5)[0], array[5])
+
+
+def test_row_outside_the_file_is_an_index_error(tmp_path, array):
+    features = RegionFeatures(save(tmp_path / "x.npy", array))
+    for index in (-1, 6):
+        with pytest.raises(IndexError):
+            features.row(index)
+
+
+def test_wrong_size_names_found_and_expected(tmp_path, array):
+    with pytest.raises(InputError, match="found features of size 8, expected --img_dim 2048"):
+        RegionFeatures(save(tmp_path / "x.npy", array), img_dim=2048)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32, ">f4", object])
+def test_wrong_dtype_is_refused_and_nothing_is_unpickled(tmp_path, array, dtype):
+    np.save(tmp_path / "x.npy", array.astype(dtype), allow_pickle=True)
+    with pytest.raises(InputError, match="x.npy: found dtype .*, expected float32 or float16"):
+        RegionFeatures(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("shape", [(6, 32), (6, 4, 8, 1), (0, 4, 8), ()])
+def test_wrong_rank_is_refused(tmp_path, shape):
+    with pytest.raises(InputError, match=r"expected \(rows, regions, img_dim\)"):
+        RegionFeatures(save(tmp_path / "x.npy", np.zeros(shape, np.float32)))
+
+
+def test_fortran_order_is_refused(tmp_path, array):
+    with pytest.raises(InputError, match="Fortran order"):
+        RegionFeatures(save(tmp_path / "x.npy", np.asfortranarray(array)))
+
+
+def test_truncated_file_names_both_sizes(tmp_path, array):
+    path = save(tmp_path / "x.npy", array)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"truncated, {size - 1} bytes where {size} are expected"):
+        RegionFeatures(path)
+    for content in (path.read_bytes()[:40], path.read_bytes()[:3], b"", b"\x80\x04K\x01."):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="no readable .npy array"):
+            RegionFeatures(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="x.npy: cannot be read"):
+        RegionFeatures(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_or_infinity_is_found_when_its_row_is_read(tmp_path, array, value):
+    array[4, 2, 5] = value
+    features = RegionFeatures(save(tmp_path / "x.npy", array))
+    features.rows([0, 1, 2, 3, 5])
+    with pytest.raises(InputError, match="x.npy, row 4, region 2: NaN or infinity"):
+        features.row(4)
+
+
+def test_mask_tells_real_regions(tmp_path, array):
+    mask = np.arange(4) <= np.arange(6)[:, None] % 4
+    features = RegionFeatures(save(tmp_path / "x.npy", array), save(tmp_path / "m.npy", mask))
+    assert np.array_equal(features.row(1)[1], mask[1])
+    assert np.array_equal(features.rows([2, 0])[1], mask[[2, 0]])
+    features.row(1)[1][:] = False
+    assert np.array_equal(features.row(1)[1], mask[1])
+
+
+def test_mask_that_does_not_fit_is_refused(tmp_path, array):
+    path = save(tmp_path / "x.npy", array)
+    good = np.ones((6, 4), bool)
+    for mask in (good[:5], good[:, :3], good.astype(np.uint8)):
+        with pytest.raises(InputError, match=r"m.npy: found .*, expected bool \(6, 4\)"):
+            RegionFeatures(path, save(tmp_path / "m.npy", mask))
+    good[3] = False
+    with pytest.raises(InputError, match="m.npy, row 3: no real region"):
+        RegionFeatures(path, save(tmp_path / "m.npy", good))
+    (tmp_path / "m.npy").write_bytes(b"")
+    with pytest.raises(InputError, match="m.npy: no readable .npy array"):
+        RegionFeatures(path, tmp_path / "m.npy")
+
+
+def test_pickled_features_map_the_file_again(tmp_path, array):
+    features = RegionFeatures(save(tmp_path / "x.npy", array))
+    features.row(0)
+    assert np.array_equal(pickle.loads(pickle.dumps(features)).row(2)[0], array[2])
+
+
+def resident_mb():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+
+def read_every_row(path, seed):
+    """Growth of resident memory, in MiB, over reading all rows; run in a process of its own."""
+    features = RegionFeatures(path)
+    features.row(0)
+    before, peak = resident_mb(), 0.0
+    for count, index in enumerate(np.random.default_rng(seed).permutation(len(features))):
+        features.row(index)
+        if count % 50 == 0:
+            peak = max(peak, resident_mb())
+    return max(peak, resident_mb()) - before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_resident_memory_does_not_grow_with_the_file(tmp_path):
+    path, shape = tmp_path / "x.npy", (1000, 36, 2048)  # 281 MiB of holes
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 4 * int(np.prod(shape)))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(read_every_row, (path, 0)) < 16
