@@ -1,0 +1,212 @@
+"""Backbones of the grid encoder: ResNets up to their last stage, where their weights come from, and which stages train.
+
+Letters: B images, H and W side lengths in pixels or cells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet, ResNet152_Weights, resnet101, resnet152, resnext101_32x8d
+
+from lib.errors import InputError
+from lib.modules.resnet import caffe_style, tiny_resnet
+
+CHANNELS = 2048  # of every backbone's feature map
+PRECISIONS = ("float32", "tf32", "bf16")
+
+_NETWORKS = {
+    "detector": lambda: caffe_style(resnet101()),  # bottom-up attention (BUTD), Anderson et al., CVPR 2018
+    "wsl": resnext101_32x8d,  # Instagram hashtags, Mahajan et al., ECCV 2018
+    "imagenet_res152": resnet152,
+    "tiny": lambda: caffe_style(tiny_resnet()),  # random weights, for tests and demonstrations alone
+}
+_URLS = {
+    "wsl": "https://download.pytorch.org/models/ig_resnext101_32x8-c38310e5.pth",
+    "imagenet_res152": ResNet152_Weights.IMAGENET1K_V1.url,
+}
+SOURCES = tuple(_NETWORKS)
+
+# The detector's file holds two state dicts, numbered by the position of each module (2 and 3 are ReLU and max-pool).
+_DETECTOR_NAMES = {
+    "base": {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3"},
+    "top": {"0": "layer4"},
+}
+
+
+class Backbone(nn.Module):
+    """A ResNet without pooling and classifier: images (B, 3, H, W) → float32 feature map (B, 2048, H/32, W/32).
+
+    Parameters keep torchvision's names. BatchNorm always stays in eval mode. `precision="bf16"` computes in bfloat16 on
+    a GPU (autocast, weights stay float32) and changes nothing on a CPU; "tf32" is a global switch that the script sets.
+    """
+
+    def __init__(self, resnet: ResNet, precision: str = "float32"):
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise InputError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+        self.precision = precision
+        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
+        self.set_trainable_stages(0)
+        self.train(self.training)
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The five stages in order: the stem, then layer1 to layer4."""
+        stem = [self.conv1, self.bn1, self.relu, self.maxpool]
+        return [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
+    def set_trainable_stages(self, fixed_blocks: int) -> None:
+        """Freeze the stem and the first `fixed_blocks` blocks: 4 freezes all, 3 trains layer4, 2 also layer3,
+        1 also layer2, 0 everything, the stem included. Frozen stages run without gradient bookkeeping."""
+        if fixed_blocks not in range(5):
+            raise ValueError(f"fixed_blocks is {fixed_blocks}, expected 0 to 4")
+        self.fixed_blocks = fixed_blocks
+        for index, stage in enumerate(self.stages):
+            for module in stage:
+                module.requires_grad_(index >= self._first_trainable)
+
+    @property
+    def _first_trainable(self) -> int:
+        return self.fixed_blocks + 1 if self.fixed_blocks else 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.is_cuda:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._autocast(images):
+            with torch.no_grad():
+                x = self._run(self.stages[: self._first_trainable], images)
+            x = self._run(self.stages[self._first_trainable :], x)  # (B, 2048, H/32, W/32)
+        return x.float()
+
+    @staticmethod
+    def _run(stages: list[list[nn.Module]], x: Tensor) -> Tensor:
+        for stage in stages:
+            for module in stage:
+                x = module(x)
+        return x
+
+    def _autocast(self, images: Tensor) -> contextlib.AbstractContextManager:
+        if self.precision == "bf16" and images.is_cuda:
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Switch the mode of everything but BatchNorm, which keeps its running statistics (DESIGN 4)."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def _apply(self, fn, recurse: bool = True) -> Backbone:
+        """What `.to`, `.cuda` and `.half` call: on a GPU the convolution weights lie channels-last, as the images
+        do."""
+        super()._apply(fn, recurse)
+        if self.conv1.weight.is_cuda:
+            super()._apply(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, recurse)
+        return self
+
+
+def build_backbone(
+    source: str, backbone_path: str | Path | None = None, pretrained: bool = True, precision: str = "float32"
+) -> Backbone:
+    """Build the backbone `source` (one of SOURCES) with its published weights, every stage trainable.
+
+    `backbone_path` names a local weight file: {"base", "top"} of state dicts for the detector, which has no default; a
+    plain torchvision state dict for the others, which otherwise download theirs. `pretrained=False` leaves the weights
+    random, for a checkpoint to fill in. "tiny" always has random weights. Raises InputError for a missing, wrong or
+    incomplete file.
+    """
+    if source not in _NETWORKS:
+        raise InputError(f"backbone_source {source!r}: expected one of {', '.join(SOURCES)}")
+    backbone = Backbone(_NETWORKS[source](), precision)
+    if not pretrained or source == "tiny":
+        return backbone
+    if backbone_path:
+        origin, content = str(backbone_path), _read(Path(backbone_path), source)
+    elif source == "detector":
+        raise InputError(
+            "backbone_source detector: no weights given; name them with --backbone_path "
+            "(usually <root>/weights/original_updown_backbone.pth)"
+        )
+    else:
+        origin, content = _URLS[source], _download(_URLS[source], source)
+    _load_strictly(backbone, _torchvision_names(content, source, origin), source, origin)
+    return backbone
+
+
+def _read(path: Path, source: str):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; --backbone_path names the weights of backbone_source {source}"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path}: not a file of plain PyTorch tensors ({reason}); download it again") from None
+
+
+def _download(url: str, source: str):
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"backbone_source {source}: {url} could not be downloaded ({reason}); "
+            "download it on a machine with network and name the file with --backbone_path"
+        ) from None
+
+
+def _torchvision_names(content, source: str, origin: str) -> dict[str, Tensor]:
+    """Rename the content of a weight file to torchvision's names, without the classifier and `module.` prefixes."""
+    is_detector = isinstance(content, Mapping) and set(content) == {"base", "top"}
+    is_detector = is_detector and all(isinstance(part, Mapping) for part in content.values())
+    if source == "detector" and is_detector:
+        weights = {}
+        for part, names in _DETECTOR_NAMES.items():
+            for key, value in content[part].items():
+                number, _, rest = str(key).removeprefix("module.").partition(".")
+                weights[f"{names[number]}.{rest}" if number in names else f"{part}.{key}"] = value
+        return weights
+    if source != "detector" and isinstance(content, Mapping) and not is_detector:
+        renamed = {str(key).removeprefix("module."): value for key, value in content.items()}
+        return {key: value for key, value in renamed.items() if key not in ("fc.weight", "fc.bias")}
+    expected = 'two state dicts under "base" and "top"' if source == "detector" else "a plain torchvision state dict"
+    found = f"keys {', '.join(map(str, list(content)[:3]))}" if isinstance(content, Mapping) else type(content).__name__
+    raise InputError(
+        f"{origin}: expected {expected} for backbone_source {source}, found {found}; "
+        "name the right file with --backbone_path"
+    )
+
+
+def _load_strictly(backbone: Backbone, weights: dict[str, Tensor], source: str, origin: str) -> None:
+    own = backbone.state_dict()
+    # The batch counters are unused in eval mode, and files of old PyTorch versions lack them.
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+    left_over = [key for key in weights if key not in own]
+    wrong = [
+        f"{key} {_shape(weights[key])} instead of {_shape(own[key])}"
+        for key in own
+        if key in weights and _shape(weights[key]) != _shape(own[key])
+    ]
+    problems = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", wrong))
+        if keys
+    ]
+    if problems:
+        raise InputError(f"{origin}: not the weights of backbone_source {source}: {'; '.join(problems)}")
+    backbone.load_state_dict({**own, **weights})
+
+
+def _shape(value) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
