@@ -1,0 +1,110 @@
+"""Reads the official Crisscrossed Captions (CxC) files `sis_*.csv`, `sts_*.csv`, `sits_*.csv`; needs no numpy."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.errors import InputError
+
+COLUMNS = {
+    "sis": ("image1", "image2", "agg_score", "sampling_method"),
+    "sts": ("caption1", "caption2", "agg_score", "sampling_method"),
+    "sits": ("caption", "image", "agg_score", "sampling_method"),
+}
+_IMAGE = re.compile(r"COCO_[a-z]+\d{4}_(\d{12})\.jpg", re.ASCII)
+_CAPTION = re.compile(r"COCO_[a-z]+\d{4}:sentid:(\d+)", re.ASCII)
+
+
+class RatedPair(NamedTuple):
+    """One row: two items, the mean human rating 0 to 5 and how the pair was sampled (`c2i_original`, `i2i_csim`, …).
+
+    The items are COCO image ids (sis), caption ids (sts), or a caption id then an image id (sits).
+    """
+
+    id1: int
+    id2: int
+    score: float
+    method: str
+
+
+def csv_kind(path: str | Path) -> str:
+    """Tell `sis`, `sts` or `sits` from the header line; raises InputError when the file is none of them."""
+    with _open(path) as file:
+        return _kind_of(path, next(_rows(path, file), (1, []))[1])
+
+
+def read_pairs(path: str | Path, kind: str | None = None) -> Iterator[RatedPair]:
+    """Yield every row of a CxC file as `(id1, id2, score, method)`, ids as integers, score 0 to 5.
+
+    `kind` (`sis`, `sts` or `sits`) states what the file must hold; left out, the header decides. Raises InputError with
+    file and line for a wrong header, a short row, an unreadable id, a score outside 0 to 5, a pair that appears twice.
+    """
+    with _open(path) as file:
+        rows = _rows(path, file)
+        found = _kind_of(path, next(rows, (1, []))[1])
+        if kind not in (None, found):
+            raise InputError(
+                f"{path}: holds {found.upper()} ratings, expected {kind.upper()} ({','.join(COLUMNS[kind])})"
+            )
+        columns = COLUMNS[found]
+        patterns = tuple(_IMAGE if name.startswith("image") else _CAPTION for name in columns[:2])
+        first_line: dict[tuple[int, int], int] = {}
+        for line, row in rows:
+            if not row:
+                continue
+            if len(row) != 4:
+                raise InputError(f"{path}, line {line}: {len(row)} columns, expected 4 ({','.join(columns)})")
+            id1, id2 = (_id(path, line, *item) for item in zip(columns, row, patterns, strict=False))
+            if (id1, id2) in first_line:
+                raise InputError(
+                    f"{path}, line {line}: {row[0]} and {row[1]} were rated in line {first_line[id1, id2]} already"
+                )
+            first_line[id1, id2] = line
+            yield RatedPair(id1, id2, _score(path, line, row[2]), row[3])
+
+
+def _open(path):
+    try:
+        return open(path, encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected an official CxC CSV file") from None
+
+
+def _rows(path, file) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(file, strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}, line {reader.line_num + 1}: not CSV text ({error}); download it again") from None
+
+
+def _kind_of(path, header) -> str:
+    for kind, columns in COLUMNS.items():
+        if tuple(header) == columns:
+            return kind
+    expected = " or ".join(",".join(columns) for columns in COLUMNS.values())
+    raise InputError(f"{path}, line 1: header is {','.join(header)[:80]!r}, expected {expected}")
+
+
+def _id(path, line, column, text, pattern) -> int:
+    match = pattern.fullmatch(text)
+    if match is None:
+        example = "COCO_val2014_000000205866.jpg" if pattern is _IMAGE else "COCO_val2014:sentid:732091"
+        raise InputError(f"{path}, line {line}: {column} is {text[:60]!r}, expected something like {example}")
+    return int(match[1])
+
+
+def _score(path, line, text) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 5:
+        raise InputError(f"{path}, line {line}: agg_score is {text[:40]!r}, expected a number from 0 to 5")
+    return score

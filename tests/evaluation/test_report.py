@@ -1,0 +1,132 @@
+"""Protocols of the data sets, and tables that say what they show."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lib.errors import InputError
+from lib.evaluation.cxc import Correlation, TaskRecalls
+from lib.evaluation.metrics import Recalls, Retrieval, folds, retrieval_metrics
+from lib.evaluation.published import PUBLISHED, PUBLISHED_CXC, published
+from lib.evaluation.report import (
+    ModelResult,
+    Row,
+    evaluate_matrix,
+    format_correlations,
+    format_cxc,
+    format_summary,
+    format_table,
+)
+
+
+def random_scores(n_images, n_captions):
+    return np.random.default_rng(0).standard_normal((n_images, n_captions)).astype(np.float32)
+
+
+def result(rsum=300.0):
+    return Retrieval(Recalls(12.34, 50.0, 100.0, 3.0, 4.56), Recalls(1.0, 2.0, 3.0, 44.0, 1234.5), rsum)
+
+
+def labels(*arguments, **options):
+    return [row.label for row in evaluate_matrix(*arguments, **options)]
+
+
+def test_coco_testall_has_five_folds_their_mean_and_the_whole():
+    scores = random_scores(5000, 5000)
+    rows = evaluate_matrix("coco", scores)
+    assert [row.label for row in rows] == [f"COCO 1K fold {i}" for i in range(1, 6)] + ["COCO 1K mean", "COCO 5K"]
+    parts, mean = folds(scores)
+    assert [row.result for row in rows] == [*parts, mean, retrieval_metrics(scores)]
+
+
+def test_labels_name_the_protocol_split_and_size():
+    assert labels("f30k", random_scores(1000, 1000)) == ["Flickr30K 1K"]
+    assert labels("f30k", random_scores(1000, 1000), split="test") == ["Flickr30K 1K"]
+    assert labels("f30k", random_scores(14, 14), split="dev") == ["Flickr30K dev 14 images"]
+    assert labels("coco", random_scores(20, 20), split="test") == ["COCO test 20 images"]
+    sample = labels("coco", random_scores(20, 40), split="testall")
+    assert sample[0] == "COCO 4 images fold 1" and sample[-2:] == ["COCO 4 images mean", "COCO 20 images"]
+
+
+def test_a_limited_result_is_marked_and_has_no_folds():
+    assert labels("coco", random_scores(20, 20), limit=20) == ["COCO (first 20 images)"]
+    assert labels("f30k", random_scores(5, 5), split="dev", limit=5) == ["Flickr30K dev (first 5 images)"]
+
+
+def test_uneven_captions_reach_folds_and_whole():
+    owners = np.concatenate([np.arange(10), [0, 0, 9]])
+    rows = evaluate_matrix("coco", random_scores(10, 13), owners)
+    assert rows[-1].result == retrieval_metrics(random_scores(10, 13), owners) and len(rows) == 7
+
+
+def test_five_matrices_count_as_the_five_folds():
+    scores = random_scores(50, 250)
+    blocks = [scores[i : i + 10, 5 * i : 5 * i + 50] for i in range(0, 50, 10)]
+    assert evaluate_matrix("coco", blocks) == evaluate_matrix("coco", scores)[:-1]
+    with pytest.raises(InputError, match="folds of 9, 10 images"):
+        evaluate_matrix("coco", [*blocks[:4], blocks[4][:9, :45]])
+
+
+def test_the_table_shows_every_figure_in_aligned_columns():
+    table = format_table([Row("COCO 1K mean", result()), ("COCO 5K", result(299.96))])
+    title, header, first, second = table.splitlines()
+    assert "image to text" in title and "text to image" in title
+    assert header.split() == "R@1 R@5 R@10 MedR MeanR | R@1 R@5 R@10 MedR MeanR | RSUM".split()
+    assert first.split() == "COCO 1K mean 12.3 50.0 100.0 3.0 4.6 | 1.0 2.0 3.0 44.0 1234.5 | 300.0".split()
+    assert len(header) == len(first) == len(second)
+    assert [i for i, c in enumerate(first) if c == "|"] == [i for i, c in enumerate(header) if c == "|"]
+    assert format_table([]).splitlines()[1].split()[0] == "R@1"
+
+
+def test_rows_become_plain_json():
+    row = json.loads(json.dumps(Row("COCO 5K", result()).as_dict()))
+    assert row["protocol"] == "COCO 5K" and row["i2t"]["r1"] == 12.34 and row["rsum"] == 300.0
+
+
+def test_the_summary_puts_published_figures_below_the_measured_ones_of_the_same_model_and_protocol():
+    rows = [Row("COCO 1K fold 1", result(1)), Row("COCO 1K mean", result(530)), Row("COCO 5K", result(440))]
+    table = format_summary(
+        [ModelResult("mine", rows, "esl_a", "region"), ModelResult("other", rows[1:2], "esl_a", "wsl")]
+    )
+    lines = [" ".join(line.split()) for line in table.splitlines()[2:]]
+    assert len(lines) == 5
+    assert lines[0].startswith("COCO 1K mean mine 12.3") and lines[0].endswith("530.0")
+    assert lines[1] == "COCO 1K mean ESL-A, published 82.2 96.9 98.9 - - | 66.5 92.1 96.7 - - | 533.4"
+    assert lines[2].startswith("COCO 1K mean other")
+    assert lines[3].startswith("COCO 5K mine") and lines[4].startswith("COCO 5K ESL-A, published")
+
+
+def test_samples_and_limited_results_have_no_published_figures():
+    rows = [
+        Row("COCO 200 images", result()),
+        Row("COCO (first 500 images)", result()),
+        Row("Flickr30K dev 1K", result()),
+    ]
+    assert "published" not in format_summary([ModelResult("mine", rows, "esl_a", "region")])
+
+
+def test_published_recalls_add_up_to_their_rsum():
+    assert len({(p.similarity, p.encoder, p.protocol) for p in PUBLISHED}) == len(PUBLISHED) == 15
+    for figures in PUBLISHED:
+        if figures.recalls:
+            assert sum(figures.recalls) == pytest.approx(figures.rsum, abs=0.25)  # each rounded by itself
+    assert published("vse_infty", "wsl", "COCO 5K").rsum == 468.9
+    assert published("esl_h", "detector", "COCO 5K") is None
+
+
+def test_the_cxc_table_shows_tasks_that_were_left_out_as_dashes():
+    tasks = {"i2t": TaskRecalls(1.0, 2.0, 3.0, 9), "t2i": TaskRecalls(4.0, 5.0, 6.0, 9)}
+    table = format_cxc([("mine", tasks)], with_published=True).splitlines()
+    assert table[0].split() == ["I2T", "|", "T2I", "|", "T2T", "|", "I2I"]
+    assert table[2].split() == "mine 1.0 2.0 3.0 | 4.0 5.0 6.0 | - - - | - - -".split()
+    assert len(table) == 3 + len(PUBLISHED_CXC)
+    assert table[-1].split() == "VSE∞ WSL grid, published 67.9 - - | 53.6 - - | 46.7 - - | 51.3 - -".split()
+
+
+def test_the_correlation_table_shows_mean_and_deviation():
+    table = format_correlations([("mine", {"sts": Correlation(72.94, 0.31, 100)})]).splitlines()
+    assert table[1].split() == ["STS", "|", "SIS", "|", "SITS"]
+    assert table[2].split() == ["mine", "72.9", "±", "0.3", "|", "-", "|", "-"]

@@ -1,0 +1,152 @@
+"""The ensemble script: averages, weights, what it refuses, what it writes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import eval_ensemble
+from lib.evaluation.metrics import retrieval_metrics
+from lib.evaluation.report import evaluate_matrix, format_table
+from lib.evaluation.results import load_scores, save_results
+
+N, C = 20, 100
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two saved COCO matrices: paths, arrays."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((N, C)).astype(np.float32) + np.repeat(np.eye(N), 5, 1) for _ in range(2)]
+    arrays = [array.astype(np.float32) for array in arrays]
+    paths = [tmp_path / "a.npy", tmp_path / "b.npy"]
+    for path, array in zip(paths, arrays, strict=True):
+        save_results(path, array, {"dataset": "coco", "split": "testall", "limit": None})
+    return paths, arrays
+
+
+def run(*argv):
+    eval_ensemble.main([str(argument) for argument in argv])
+
+
+def refused(capsys, *argv):
+    """The one line of an error that ends with code 2."""
+    with pytest.raises(SystemExit) as stop:
+        run(*argv)
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and error.startswith("error: ") and "\n" not in error
+    return error
+
+
+def test_the_mean_of_the_matrices_is_evaluated(pair, capsys):
+    paths, (a, b) = pair
+    run(*paths)
+    expected = evaluate_matrix("coco", ((a.astype(np.float64) + b) / 2).astype(np.float32))
+    out = capsys.readouterr().out
+    assert out.startswith(format_table(expected))
+    figures = json.loads((paths[0].parent / "a_ensemble.json").read_text())
+    assert figures["results"] == [row.as_dict() for row in expected]
+    assert figures["dataset"] == "coco" and figures["split"] == "testall" and figures["weights"] == [0.5, 0.5]
+    assert "a_ensemble.json" in out
+
+
+def test_one_matrix_is_evaluated_as_it_is(pair, capsys):
+    paths, (a, _) = pair
+    run(paths[0], "--dataset", "coco")
+    assert capsys.readouterr().out.startswith(format_table(evaluate_matrix("coco", a)))
+
+
+@pytest.mark.parametrize("block", [1, 7, 128])
+def test_weights_are_relative_and_blocks_change_nothing(pair, tmp_path, monkeypatch, block):
+    monkeypatch.setattr(eval_ensemble, "BLOCK_ROWS", block)
+    paths, (a, b) = pair
+    run(*paths, "--weights", 3, 1, "--save_results", tmp_path / "out/mean.npy", "--json", tmp_path / "out/figures.json")
+    saved, info = load_scores(tmp_path / "out/mean.npy")
+    assert saved.dtype == np.float32
+    np.testing.assert_allclose(saved, 0.75 * a.astype(np.float64) + 0.25 * b, rtol=1e-6, atol=1e-7)
+    assert info == json.loads((tmp_path / "out/figures.json").read_text())
+    assert info["results"][-1] == {"protocol": "COCO 20 images", **retrieval_metrics(saved).as_dict()}
+    run(tmp_path / "out/mean.npy", paths[0])  # a saved mean is a matrix like any other
+
+
+def test_matrices_of_others_join_without_a_json_file(pair, tmp_path, capsys):
+    _, (a, b) = pair
+    np.save(tmp_path / "results_f30k.npy", {"npts": N, "sims": a.astype(np.float64)}, allow_pickle=True)
+    np.savetxt(tmp_path / "other.txt", b)
+    run(tmp_path / "results_f30k.npy", tmp_path / "other.txt")
+    assert "Flickr30K 20 images" in capsys.readouterr().out
+    error = refused(capsys, tmp_path / "other.txt")
+    assert "give --dataset" in error
+    run(tmp_path / "other.txt", "--dataset", "f30k")
+
+
+def test_folders_of_five_folds_give_the_1k_figures_alone(pair, tmp_path, capsys):
+    _, arrays = pair
+    folders = [tmp_path / "model_a", tmp_path / "model_b"]
+    for folder, array in zip(folders, arrays, strict=True):
+        folder.mkdir()
+        for fold in range(5):
+            np.savetxt(folder / f"{fold}sim_best.txt", array[4 * fold : 4 * fold + 4, 20 * fold : 20 * fold + 20])
+    run(*folders)
+    mean = ((arrays[0].astype(np.float64) + arrays[1]) / 2).astype(np.float32)
+    assert capsys.readouterr().out.startswith(format_table(evaluate_matrix("coco", mean)[:-1]))
+    assert json.loads((folders[0] / "ensemble.json").read_text())["results"][-1]["protocol"] == "COCO 4 images mean"
+    assert "no 5K matrix" in refused(capsys, *folders, "--save_results", tmp_path / "mean.npy")
+    assert "is 20 x 100, but" in refused(capsys, folders[0], pair[0][0])
+
+
+def test_limited_results_stay_marked(tmp_path, capsys):
+    save_results(tmp_path / "a.npy", np.eye(10, dtype=np.float32), {"dataset": "coco", "split": "testall", "limit": 10})
+    run(tmp_path / "a.npy")
+    assert "COCO (first 10 images)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a_ensemble.json").read_text())["limit"] == 10
+
+
+def test_uneven_captions_per_image_come_from_the_json_file(tmp_path, capsys):
+    owners = [0, 0, 0, 1, 2, 2, 3]
+    scores = np.random.default_rng(0).standard_normal((4, 7)).astype(np.float32)
+    save_results(tmp_path / "a.npy", scores, {"dataset": "f30k", "split": "test", "image_of_caption": owners})
+    run(tmp_path / "a.npy")
+    expected = evaluate_matrix("f30k", scores, np.array(owners))
+    assert capsys.readouterr().out.startswith(format_table(expected))
+
+
+@pytest.mark.parametrize(
+    ("scale", "weights", "warned"), [(5, (), False), (30, (), True), (30, ("--weights", 30, 1), False)]
+)
+def test_scales_that_differ_tenfold_are_warned_about_unless_weights_balance_them(
+    pair, tmp_path, capsys, scale, weights, warned
+):
+    paths, (a, _) = pair
+    save_results(tmp_path / "big.npy", scale * a, {"dataset": "coco"})
+    run(paths[1], tmp_path / "big.npy", *weights)
+    warning = capsys.readouterr().err
+    assert ("warning: the scores differ in scale" in warning and "big.npy" in warning) == warned
+
+
+@pytest.mark.parametrize("info", [{"dataset": "f30k"}, {"dataset": "coco", "split": "dev"}, {"limit": 20}])
+def test_results_of_another_dataset_or_split_are_refused(pair, tmp_path, capsys, info):
+    save_results(tmp_path / "c.npy", pair[1][0], info)
+    error = refused(capsys, pair[0][0], tmp_path / "c.npy")
+    assert "c.npy" in error and "a.npy" in error and list(info)[-1] in error
+
+
+def test_bad_input_is_one_line_and_code_2(pair, tmp_path, capsys):
+    paths, (a, _) = pair
+    save_results(tmp_path / "small.npy", a[:10, :50], {"dataset": "coco"})
+    save_results(tmp_path / "odd.npy", a[:, :99], {"dataset": "coco"})
+    np.save(tmp_path / "nan.npy", np.full((N, C), np.nan))
+    assert "differ in dataset" in refused(capsys, *paths, "--dataset", "f30k")
+    assert "small.npy is 10 x 50, but" in refused(capsys, paths[0], tmp_path / "small.npy")
+    assert "99 captions are no multiple of 20 images" in refused(capsys, tmp_path / "odd.npy")
+    assert "nan.npy: NaN at row 0" in refused(capsys, paths[0], tmp_path / "nan.npy")
+    assert "missing.npy: no such file" in refused(capsys, tmp_path / "missing.npy")
+    assert "1 weights for 2 matrices" in refused(capsys, *paths, "--weights", 1)
+    assert "--weights: -1.0 2.0" in refused(capsys, *paths, "--weights", -1, 2)
+    assert "not all 0" in refused(capsys, *paths, "--weights", 0, 0)
+    assert "would replace" in refused(capsys, *paths, "--save_results", paths[1])
+    assert "would replace" in refused(capsys, *paths, "--json", paths[1].with_suffix(".json"))
+    assert "cannot be written" in refused(capsys, *paths, "--json", paths[0] / "figures.json")
+    np.testing.assert_array_equal(load_scores(paths[1])[0], pair[1][1])  # nothing was touched
