@@ -1,0 +1,55 @@
+"""Checkpoints: our format, the adapter for released ESL and VSE-infinity files, and conversion between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lib.checkpoint import ours, released
+from lib.checkpoint.content import Checkpoint, listed
+from lib.checkpoint.loading import check_complete, load_into, load_model
+from lib.checkpoint.ours import save_checkpoint
+from lib.checkpoint.reading import read_file
+from lib.errors import InputError
+
+__all__ = ["Checkpoint", "convert", "load_into", "load_model", "read_checkpoint", "save_checkpoint"]
+
+
+def read_checkpoint(path: str | Path, bert_config: dict[str, Any] | None = None) -> Checkpoint:
+    """Read a checkpoint of ours or a released ESL-H, ESL-A or VSE∞ file; which it is, its content tells.
+
+    `bert_config` (lib.model.bert_values of the configuration in --bert_path) adds to a released file what shapes don't
+    tell, the number of attention heads above all, if it fits the weights. Raises InputError for any other file; nothing
+    in a file is executed.
+    """
+    path = Path(path)
+    content = read_file(path)
+    try:
+        return _interpret(content, path, bert_config)
+    except RecursionError:
+        raise InputError(f"{path}: holds values that contain themselves, expected a checkpoint") from None
+
+
+def _interpret(content: object, path: Path, bert_config: dict[str, Any] | None) -> Checkpoint:
+    if ours.is_ours(content):
+        return ours.read(content, path)
+    if released.is_released(content):
+        return released.read(content, path, bert_config)
+    if isinstance(content, dict):
+        found = f"a dict with {listed(list(content)) or 'nothing'}"
+    else:
+        found = f"a {type(content).__name__}"
+    raise InputError(f"{path}: holds {found}, expected a checkpoint of this code or a released ESL or VSE∞ file")
+
+
+def convert(source: str | Path, target: str | Path, to: str, bert_config: dict[str, Any] | None = None) -> Checkpoint:
+    """Write the checkpoint `source` to `target` in the format `to` ("ours" or "released"); returns what was read.
+
+    Weights stay the same bit for bit. Raises InputError unless `source` is complete.
+    """
+    if to not in ("ours", "released"):
+        raise InputError(f"--to is '{to}', expected ours or released")
+    checkpoint = read_checkpoint(source, bert_config)
+    check_complete(checkpoint)
+    (ours if to == "ours" else released).write(target, checkpoint)
+    return checkpoint

@@ -1,0 +1,71 @@
+"""Command line: convert a checkpoint between our format and the released layout, or say what a file is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from lib.checkpoint import convert, read_checkpoint
+from lib.checkpoint.content import Checkpoint
+from lib.checkpoint.loading import check_complete
+from lib.errors import InputError, script
+from lib.model import bert_values, load_bert_config
+
+_BERT_HELP = (
+    "folder or hub name of a BERT configuration that fits the weights of a released file; it tells the number of "
+    "attention heads (default: heads of 64, as in every BERT release)"
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m lib.checkpoint", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    change = commands.add_parser("convert", help="write a checkpoint in the other format")
+    change.add_argument("source", metavar="IN")
+    change.add_argument("target", metavar="OUT")
+    change.add_argument("--to", choices=("ours", "released"), required=True)
+    show = commands.add_parser("show", help="say what a checkpoint is")
+    show.add_argument("source", metavar="FILE")
+    for command in (change, show):
+        command.add_argument("--bert_path", help=_BERT_HELP)
+    return top
+
+
+@script
+def main(argv=None) -> None:
+    args = parser().parse_args(argv)
+    bert_config = bert_values(load_bert_config(args.bert_path)) if args.bert_path else None
+    if args.command == "show":
+        checkpoint = read_checkpoint(args.source, bert_config)
+        check_complete(checkpoint)
+        print("\n".join(_lines(checkpoint)))
+        return
+    if os.path.realpath(args.source) == os.path.realpath(args.target):
+        raise InputError(f"{args.target}: is IN as well; name another file for OUT")
+    checkpoint = convert(args.source, args.target, args.to, bert_config)
+    print(f"{args.source}: {checkpoint.description}")
+    print(f"{args.target}: written in {'our format' if args.to == 'ours' else 'the released layout'}")
+    if args.to == "released" and checkpoint.optimizer:
+        print("the state of the optimizer has no place in the released layout and was left out")
+
+
+def _lines(checkpoint: Checkpoint) -> list[str]:
+    config = checkpoint.config.as_dict()
+    bert = config.pop("bert")
+    weights = sum(tensor.numel() for tensor in checkpoint.model.values())
+    return [
+        f"{checkpoint.path}: {checkpoint.description}",
+        f"epoch {checkpoint.epoch}, step {checkpoint.step}, best RSUM {checkpoint.best_rsum:.1f}, "
+        f"{'with' if checkpoint.optimizer else 'without'} optimizer",
+        f"{weights:,} values in {len(checkpoint.model)} tensors, and {len(checkpoint.extras)} unused tensors",
+        "model: " + ", ".join(f"{name} {value}" for name, value in config.items()),
+        "BERT: " + ", ".join(f"{name} {value}" for name, value in bert.items()),
+        "settings: "
+        + (
+            ", ".join(f"{name} {value}" for name, value in sorted(checkpoint.settings.items()) if value != "") or "none"
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Checkpoint: what a file holds after reading, whatever its format was."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.config import ModelConfig
+from lib.errors import InputError
+
+NAMES = {"esl_a": "ESL-A", "esl_h": "ESL-H", "vse_infty": "VSE∞"}
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """A model and the state of its training, under our key names.
+
+    `settings` are the command-line values of the run. `extras` are the tensors of a released file that our model has
+    no place for ("img_enc.mlp.bns.1.weight", ...); they are kept so that it can be written again as it was.
+    """
+
+    config: ModelConfig
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any] | None = None
+    epoch: int = 0
+    step: int = 0
+    best_rsum: float = 0.0
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extras: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    origin: str = "ours"
+    path: Path | None = None
+
+    @property
+    def description(self) -> str:
+        """What it is, in a few words: "released ESL-A, region features, embed_size 512"."""
+        config = self.config
+        images = f"grid features ({config.backbone_source})" if config.grid else "region features"
+        name = f"{'released ' if self.origin == 'released' else ''}{NAMES[config.similarity]}"
+        return f"{name}, {images}, embed_size {config.embed_size}"
+
+
+def dense_tensors(values: Any, where: str) -> dict[str, Tensor]:
+    """`values` as a dict of ordinary tensors by name; InputError that begins with `where` if it is anything else."""
+    if not isinstance(values, dict):
+        raise InputError(f"{where} is a {type(values).__name__}, expected a dict of tensors")
+    for key, value in values.items():
+        plain = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not isinstance(key, str) or not plain or value.is_quantized:
+            raise InputError(f"{where} holds '{shown(key)}', which is no ordinary tensor; expected a state dict")
+    return {key: value.detach() for key, value in values.items()}
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value from a file for a message: its beginning, on one line."""
+    text = "".join(character if character.isprintable() else "?" for character in str(value)[: most + 1])
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def listed(names: list, most: int = 4) -> str:
+    """The first few of many names from a file: "a, b, c, d, …"."""
+    return ", ".join(map(shown, names[:most])) + (", …" if len(names) > most else "")

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.checkpoint.__main__ import main
+from tests.checkpoint.layouts import BERT, assert_same_tensors, released_content, small_model
+
+
+@pytest.fixture
+def released(tmp_path):
+    torch.save(released_content("esl_h"), tmp_path / "released.pth")
+    return tmp_path / "released.pth"
+
+
+def failure(capsys, *argv) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([str(part) for part in argv])
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err and printed.out == ""
+    return printed.err
+
+
+def test_convert_writes_a_file_that_reads_as_the_same_model(released, tmp_path, capsys):
+    main(["convert", str(released), str(tmp_path / "new folder" / "ours.pth"), "--to", "ours"])
+    assert "released ESL-H, region features, embed_size 256" in capsys.readouterr().out
+    one, other = read_checkpoint(released), read_checkpoint(tmp_path / "new folder" / "ours.pth")
+    assert one.config == other.config and (one.origin, other.origin) == ("released", "ours")
+    assert_same_tensors(one.model, other.model)
+    assert_same_tensors(one.extras, other.extras)
+
+
+def test_converting_to_the_released_layout_says_that_the_optimizer_is_left_out(tmp_path, capsys):
+    model = small_model("vse_infty")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    save_checkpoint(tmp_path / "ours.pth", model, optimizer=optimizer)
+    main(["convert", str(tmp_path / "ours.pth"), str(tmp_path / "released.pth"), "--to", "released"])
+    assert "optimizer" in capsys.readouterr().out
+    assert_same_tensors(read_checkpoint(tmp_path / "released.pth").model, model.state_dict())
+
+
+def test_show_says_what_a_file_is(released, tmp_path, capsys):
+    main(["show", str(released)])
+    shown = capsys.readouterr().out
+    for words in ("released ESL-H", "epoch 7, step 1234, best RSUM 512.5", "kernel_size 2", "hidden_size 64", "margin"):
+        assert words in shown
+    save_checkpoint(tmp_path / "ours.pth", small_model("vse_infty grid"))
+    main(["show", str(tmp_path / "ours.pth")])
+    assert "ours.pth: VSE∞, grid features (tiny), embed_size 16" in capsys.readouterr().out
+
+
+def test_bert_path_tells_the_attention_heads(released, tmp_path, capsys):
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**BERT, "num_attention_heads": 8, "model_type": "bert"}))
+    main(["convert", str(released), str(tmp_path / "ours.pth"), "--to", "ours", "--bert_path", str(folder)])
+    assert read_checkpoint(tmp_path / "ours.pth").config.bert == {**BERT, "num_attention_heads": 8}
+    capsys.readouterr()
+    assert "--bert_path" in failure(capsys, "show", released, "--bert_path", tmp_path / "absent")
+
+
+def test_errors_are_one_line_and_exit_code_2(released, tmp_path, capsys):
+    assert failure(capsys, "show", tmp_path / "absent.pth").count("\n") == 1
+    assert "name another file" in failure(capsys, "convert", released, tmp_path / "." / "released.pth", "--to", "ours")
+    assert "--to" in failure(capsys, "convert", released, tmp_path / "b.pth", "--to", "theirs")
+
+
+def test_an_incomplete_file_is_not_converted_and_leaves_nothing_behind(released, tmp_path, capsys):
+    content = torch.load(released, weights_only=False)
+    del content["model"][2]["module.sims.calculator_1.masks_4.weight"]
+    del content["model"][1]["module.linear.bias"]
+    torch.save(content, released)
+    text = failure(capsys, "convert", released, tmp_path / "ours.pth", "--to", "ours")
+    assert "sim_vec: sims.calculator_1.masks_4.weight" in text and "txt_enc: linear.bias" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["released.pth"]
