@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The reference run on precomputed region features, for Flickr30K or COCO:
+#   DATASET=coco SIMILARITY=esl_h DATA_ROOT=/data bash train_region.sh [further flags of train.py]
+# Choose GPUs with CUDA_VISIBLE_DEVICES; all visible ones are used.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+DATASET=${DATASET:-f30k}                  # f30k | coco
+SIMILARITY=${SIMILARITY:-esl_a}           # esl_a | esl_h | vse_infty
+DATA_ROOT=${DATA_ROOT:-data}              # holds f30k/ and coco/
+BERT_PATH=${BERT_PATH:-bert-base-uncased} # a folder, or a hub name
+OUT=${OUT:-runs/${DATASET}_region_${SIMILARITY}}
+
+case "$DATASET" in
+    f30k) EPOCHS=30 LR_UPDATE=15 ;;
+    coco) EPOCHS=20 LR_UPDATE=10 ;;
+    *) echo "error: DATASET is '$DATASET', expected f30k or coco" >&2; exit 2 ;;
+esac
+case "$SIMILARITY" in
+    esl_a | esl_h) EMBED_SIZE=512 ;;
+    vse_infty) EMBED_SIZE=1024 EPOCHS=25 LR_UPDATE=15 ;;
+    *) echo "error: SIMILARITY is '$SIMILARITY', expected esl_a, esl_h or vse_infty" >&2; exit 2 ;;
+esac
+
+exec python train.py \
+    --data_path "$DATA_ROOT/$DATASET" --data_name "$DATASET" --bert_path "$BERT_PATH" \
+    --model_name "$OUT" --logger_name "$OUT/log" \
+    --similarity "$SIMILARITY" --embed_size "$EMBED_SIZE" --kernel_size 2 \
+    --num_epochs "$EPOCHS" --lr_update "$LR_UPDATE" --batch_size 128 --learning_rate 5e-4 \
+    --vse_mean_warmup_epochs 1 --precomp_enc_type basic "$@"
