@@ -1,0 +1,145 @@
+"""Time and memory of training: `python -m benchmarks.training_step [--device cuda] [--bert_base] [--json FILE]`.
+
+The head's step (scores, loss, backward) at batch 128 beside the released loop and the dense product's floor (one
+product forward, two backward); and the shares of a whole step: encoders, head with loss, backward, optimizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+
+import torch
+from transformers import BertConfig, BertModel
+
+from benchmarks.common import machine, print_table, write_json
+from benchmarks.released_loop import score_by_caption
+from benchmarks.scoring import items, timed
+from lib.config import ModelConfig
+from lib.encoders.image import RegionEncoder
+from lib.encoders.text import BertEncoder
+from lib.fragments import Fragments
+from lib.loss import hinge_triplet_loss
+from lib.model import MatchingModel, bert_values, build_similarity
+from lib.optim import build_optimizer
+
+COLUMNS = ("what", "ms", "share or ratio")
+
+
+def head_step(similarity: str, args, device) -> list[tuple]:
+    """The head alone: ours and the loop."""
+    config = ModelConfig(similarity=similarity, embed_size=args.embed_size)
+    head = build_similarity(config).to(device)
+    images, captions = items(args.batch_size, args.batch_size, args.regions, tuple(args.words), args.embed_size, device)
+    leaves = [Fragments(f.features.requires_grad_(), f.mask) for f in (images, captions)]
+
+    def step(score):
+        hinge_triplet_loss(score(*leaves), 0.2, True).backward()
+
+    def ours(x, y):
+        return head.score(head.prepare_images(x), head.prepare_captions(y))
+
+    with torch.no_grad():
+        units, words = head.prepare_images(images).features.flatten(0, 1), head.prepare_captions(captions)
+    words = words.features[words.mask]  # (n, E)
+    product = words @ units.T
+
+    def floor():
+        torch.mm(words, units.T, out=product)
+        product @ units
+        product.T @ words
+
+    step(ours)
+    floor()
+    times = {"floor": [], "ours": [], "loop": []}
+    for round_ in range(args.rounds):
+        times["floor"].append(timed(floor, device))
+        times["ours"].append(timed(lambda: step(ours), device))
+        if round_ < args.loop_rounds:
+            times["loop"].append(timed(lambda: step(lambda x, y: score_by_caption(head, x, y)), device))
+    middle = {name: statistics.median(values) if values else None for name, values in times.items()}
+    rows = [(f"{similarity} head step: dense products alone", middle["floor"] * 1e3, None)]
+    rows.append((f"{similarity} head step: ours (x floor)", middle["ours"] * 1e3, middle["ours"] / middle["floor"]))
+    if middle["loop"]:
+        rows.append((f"{similarity} head step: loop (x ours)", middle["loop"] * 1e3, middle["loop"] / middle["ours"]))
+    return rows
+
+
+def whole_step(args, device) -> list[tuple]:
+    """Shares of a training step with a BERT of the given size."""
+    sizes = {} if args.bert_base else {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12,
+                                       "intermediate_size": 1536}  # fmt: skip
+    bert = BertModel(BertConfig(**sizes))
+    config = ModelConfig(similarity="esl_a", embed_size=args.embed_size, bert=bert_values(bert.config))
+    parts = RegionEncoder(config.img_dim, config.embed_size), BertEncoder(bert, config.embed_size)
+    model = MatchingModel(*parts, build_similarity(config), config).to(device).train()
+    optimizer = build_optimizer(model, "adam", 5e-4)
+    x = torch.rand(args.batch_size, args.regions, config.img_dim, device=device)
+    lengths = torch.randint(args.words[0], args.words[1] + 1, (args.batch_size,))
+    mask = (torch.arange(args.words[1]) < lengths[:, None]).to(device)
+    tokens = torch.randint(1000, 30000, mask.shape, device=device) * mask
+
+    def now():
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    names = ("region encoder", "text encoder", "head and loss", "backward", "optimizer")
+    rounds = []
+    for _ in range(args.rounds + 1):
+        marks = [now()]
+        optimizer.zero_grad(set_to_none=True)
+        regions = model.image_encoder(Fragments.full(x))
+        marks.append(now())
+        words = model.text_encoder(tokens)
+        marks.append(now())
+        loss = hinge_triplet_loss(model.score(regions, words))
+        marks.append(now())
+        loss.backward()
+        marks.append(now())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+        optimizer.step()
+        marks.append(now())
+        rounds.append([stop - start for start, stop in zip(marks, marks[1:], strict=False)])
+    middle = [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
+    total = sum(middle)
+    label = "BERT-base" if args.bert_base else "a 6-layer BERT of size 384"
+    rows = [(f"whole step with {label}", total * 1e3, 1.0)]
+    return rows + [(f"  {name}", part * 1e3, part / total) for name, part in zip(names, middle, strict=True)]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--regions", type=int, default=36)
+    parser.add_argument("--words", type=int, nargs=2, default=(8, 20), metavar=("LEAST", "MOST"))
+    parser.add_argument("--embed_size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--loop_rounds", type=int, default=1, help="rounds that include the slow loop")
+    parser.add_argument("--bert_base", action="store_true", help="a whole step with BERT-base and not a smaller one")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    rows = []
+    for similarity in ("esl_a", "esl_h"):
+        loops, args.loop_rounds = args.loop_rounds, 0
+        rows += head_step(similarity, args, device)
+        args.loop_rounds = loops
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    rows.append(("peak memory of the process so far, GiB", memory, None))
+    if args.loop_rounds:
+        for similarity in ("esl_a", "esl_h"):
+            rows += head_step(similarity, args, device)[-1:]
+    rows += whole_step(args, device)
+    print(machine())
+    print_table(rows, COLUMNS)
+    if args.json:
+        write_json(args.json, rows, COLUMNS, batch_size=args.batch_size, regions=args.regions, words=list(args.words))
+
+
+if __name__ == "__main__":
+    main()
