@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from lib.fragments import Fragments
 from lib.functional import EPSILON
-from lib.similarity import tiles
+from lib.similarity import kernels, tiles
 
 NEGATIVE_SLOPE = 0.1
 WORDS, REGIONS = 1, 2  # dimensions of S (C, W, R, B)
@@ -48,31 +48,30 @@ class _Alignment(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
     def forward(ctx, words, regions, scale, region_mask, lengths, keep, memory):
-        scores = words.new_empty(len(lengths), len(regions))  # (C, B)
-        scratch = tiles.Scratch(words)
+        dtype = torch.promote_types(words.dtype, torch.float32)  # what follows a bfloat16 product is float32
+        scores = words.new_empty(len(lengths), len(regions), dtype=dtype)  # (C, B)
         size = tiles.budget(words.device, memory)
+        scratch = None if keep else tiles.Scratch(words.device)
         step = len(regions) if keep else tiles.image_tile(regions.shape[1], len(regions), size)
-        saved = []
+        tau, saved = scale.item(), []
         for start in range(0, len(regions), step):
             part = slice(start, start + step)
             columns = regions[part].transpose(0, 1).flatten(0, 1)  # (R * B, E)
             mask = None if region_mask is None else region_mask[:, part]
             for block in tiles.blocks(lengths, len(columns), words.device, size):
-                similarity = _similarity(words, columns, block, regions.shape[1], None if keep else scratch)
-                for tile in block.tiles(len(columns), size.tile):
-                    S = similarity[tile]  # (C, W, R, B)
-                    scores[block.captions, part][tile] = _pair_scores(S, scale, _masks(block, tile, mask), scratch)
-                saved.append(similarity if keep and len(words) * len(columns) <= MOST_SAVED else None)
+                S = _similarity(words, columns, block, regions.shape[1], scratch)  # (C, W, R, B)
+                _block_scores(S, tau, block, mask, size, scratch, out=scores[block.captions, part])
+                saved.append(S if keep and len(words) * len(columns) <= MOST_SAVED else None)
         if keep:
-            ctx.save_for_backward(words, regions, scale, region_mask)
-            ctx.lengths, ctx.products, ctx.size = lengths, saved, size
+            ctx.save_for_backward(words, regions, region_mask)
+            ctx.lengths, ctx.products, ctx.size, ctx.tau = lengths, saved, size, tau
         return scores
 
     @staticmethod
     @once_differentiable
     @torch.amp.custom_bwd(device_type="cuda")
     def backward(ctx, grad):
-        words, regions, scale, mask = ctx.saved_tensors
+        words, regions, mask = ctx.saved_tensors
         columns, size = regions.transpose(0, 1).flatten(0, 1), ctx.size  # (R * B, E)
         grad_words, grad_columns, grad_scale = torch.empty_like(words), torch.zeros_like(columns), 0.0
         blocks = tiles.blocks(ctx.lengths, len(columns), words.device, size)
@@ -81,7 +80,7 @@ class _Alignment(torch.autograd.Function):
             flow = torch.empty_like(similarity)  # (C, W, R, B)
             for tile in block.tiles(len(columns), size.tile):
                 masks, upstream = _masks(block, tile, mask), grad[block.captions][tile]
-                flow[tile], part = _pair_gradients(similarity[tile], scale, masks, upstream)
+                flow[tile], part = _pair_gradients(similarity[tile], ctx.tau, masks, upstream)
                 grad_scale = grad_scale + part
             flow = block.unpad(flow.flatten(2).flatten(0, 1))  # (rows, R * B)
             torch.mm(flow, columns, out=grad_words[block.rows])
@@ -110,17 +109,27 @@ def _masks(block: tiles.Block, tile: slice, region_mask: Tensor | None) -> _Mask
 def _similarity(words: Tensor, columns: Tensor, block: tiles.Block, regions: int, scratch=None) -> Tensor:
     """S (C, W, R, B) of a block of captions with all columns; in reused memory when `scratch` is given."""
     rows = block.pad(words[block.rows])  # (C * W, E)
-    out = None if scratch is None else scratch.take("product", len(rows), len(columns))
+    out = None if scratch is None else scratch.take("product", len(rows), len(columns), dtype=words.dtype)
     return torch.mm(rows, columns.T, out=out).view(block.count, block.width, regions, -1)
+
+
+def _block_scores(S: Tensor, scale: float, block: tiles.Block, mask: Tensor | None, size, scratch, out: Tensor):
+    """Scores (C, B) of a block S (C, W, R, B) into `out`: in one kernel where there is one, else tile by tile."""
+    if scratch is not None and kernels.available(S.device, S.dtype):
+        out.copy_(kernels.pair_scores(S, scale, block.lengths, mask))
+        return
+    scratch = scratch or tiles.Scratch(S.device)
+    for tile in block.tiles(S.shape[REGIONS] * S.shape[3], size.tile):
+        out[tile] = _pair_scores(S[tile].to(out.dtype), scale, _masks(block, tile, mask), scratch)
 
 
 def _norms(g: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     return squares.sum(WORDS, keepdim=True).sqrt_(), squares.sum(REGIONS, keepdim=True).sqrt_()
 
 
-def _softmax_weights(logits: Tensor, over: int, scale: Tensor, mask: Tensor | None) -> Tensor:
+def _softmax_weights(logits: Tensor, over: int, scale: float, mask: Tensor | None) -> Tensor:
     """exp(logits), 0 at padding, in place. |logits| <= scale, so only a large scale needs the usual subtraction."""
-    if scale.item() > LARGEST_PLAIN_SCALE:
+    if scale > LARGEST_PLAIN_SCALE:
         if mask is not None:
             logits.masked_fill_(~mask, -torch.inf)
         return logits.sub_(logits.amax(over, keepdim=True)).exp_()
@@ -128,11 +137,11 @@ def _softmax_weights(logits: Tensor, over: int, scale: Tensor, mask: Tensor | No
     return weights if mask is None else weights.mul_(mask)
 
 
-def _pair_scores(S: Tensor, scale: Tensor, masks: _Masks, scratch: tiles.Scratch) -> Tensor:
+def _pair_scores(S: Tensor, scale: float, masks: _Masks, scratch: tiles.Scratch) -> Tensor:
     """Scores (C, B) of a tile S (C, W, R, B)."""
-    g = torch.tanh(S, out=scratch.take("attention", *S.shape))
+    g = torch.tanh(S, out=scratch.take("attention", *S.shape, dtype=S.dtype))
     torch.nn.functional.leaky_relu_(g, NEGATIVE_SLOPE)
-    weights = scratch.take("weights", *S.shape)
+    weights = scratch.take("weights", *S.shape, dtype=S.dtype)
     norm_words, norm_regions = _norms(g, torch.mul(g, g, out=weights))
 
     def weighted_sum(norm: Tensor, over: int, mask: Tensor | None) -> Tensor:
@@ -146,7 +155,7 @@ def _pair_scores(S: Tensor, scale: Tensor, masks: _Masks, scratch: tiles.Scratch
     return to_image.div_(masks.word_count).add_(to_text.div_(region_count))
 
 
-def _pair_gradients(S: Tensor, scale: Tensor, masks: _Masks, upstream: Tensor) -> tuple[Tensor, Tensor]:
+def _pair_gradients(S: Tensor, scale: float, masks: _Masks, upstream: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of a tile: with respect to S (C, W, R, B) and to the scale, from those of its scores (C, B)."""
     tanh = torch.tanh(S)
     g = torch.nn.functional.leaky_relu(tanh, NEGATIVE_SLOPE)

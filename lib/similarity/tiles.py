@@ -7,6 +7,7 @@ is the part of a block that is processed at a time and, on a CPU, stays in its s
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 BUFFERS = 3  # arrays of a tile's size that are in use at a time
 TYPICAL_WORDS = 16
-BLOCK_ROWS = 512  # words of a block: past this the product gains nothing from more rows
+BLOCK_ROWS = 1024  # words of a block: past this the product gains nothing from more rows
 CPU_BLOCK_BYTES = 32 << 20
 GPU_BLOCK_BYTES = 512 << 20
 
@@ -46,6 +47,7 @@ class Block(NamedTuple):
     rows: slice
     width: int
     mask: Tensor | None  # (C, W), None where all captions have `width` words
+    lengths: Tensor | None  # (C,) int32, None as well
 
     @property
     def count(self) -> int:
@@ -82,11 +84,11 @@ def blocks(lengths: list[int], columns: int, device: torch.device, size: Budget)
             stop += 1
         inside = lengths[start:stop]
         width, total = inside[-1], sum(inside)
-        mask = None
+        mask = counts = None
         if inside[0] != width:
-            mask = torch.arange(width) < torch.tensor(inside)[:, None]
-            mask = mask.to(device, non_blocking=True)
-        yield Block(slice(start, stop), slice(row, row + total), width, mask)
+            counts = torch.tensor(inside, dtype=torch.int32).to(device, non_blocking=True)  # (C,)
+            mask = torch.arange(width, device=device) < counts[:, None]  # (C, W)
+        yield Block(slice(start, stop), slice(row, row + total), width, mask, counts)
         start, row = stop, row + total
 
 
@@ -116,16 +118,14 @@ def _cache_bytes() -> int:
 class Scratch:
     """Memory that the tiles of one call share, so that none of them allocates."""
 
-    def __init__(self, like: Tensor):
-        self._like = like
+    def __init__(self, device: torch.device):
+        self._device = device
         self._held: dict[str, Tensor] = {}
 
-    def take(self, name: str, *shape: int) -> Tensor:
+    def take(self, name: str, *shape: int, dtype: torch.dtype) -> Tensor:
         """An uninitialised tensor of `shape`; a later call with the same name overwrites it."""
-        size = 1
-        for side in shape:
-            size *= side
+        size = math.prod(shape)
         held = self._held.get(name)
-        if held is None or held.numel() < size:
-            held = self._held[name] = self._like.new_empty(size)
+        if held is None or held.numel() < size or held.dtype != dtype:
+            held = self._held[name] = torch.empty(size, dtype=dtype, device=self._device)
         return held[:size].view(shape)
