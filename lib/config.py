@@ -125,6 +125,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser, workers: int | None =
         default="float32",
         help="of matrix products: float32, tf32 (GPU), or bf16 autocast (default: %(default)s)",
     )
+    group.add_argument("--no_kernels", action="store_true", help="GPU: score with torch alone, without Triton kernels")
     group.add_argument(
         "--score_memory",
         type=positive(int),

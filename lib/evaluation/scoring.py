@@ -87,28 +87,37 @@ def encode_captions(runner: Runner, batches: Iterable, count: int, vectors=False
 def similarity_matrix(runner: Runner, images: Encoded, captions: Encoded, memory_mb: int | None = None) -> np.ndarray:
     """Scores float32 (N, C) of all pairs, tile by tile; several GPUs share the images."""
     matrix = torch.empty(images.count, captions.count)
-    head = runner.model.similarity
-    heads = [head if device == runner.device else copy.deepcopy(head).to(device) for device in runner.devices]
-    for each in heads:
-        if hasattr(each, "score_memory"):
-            each.score_memory = memory_mb * (1 << 20) if memory_mb else None
+    heads = [runner.model.similarity]
+    heads += [copy.deepcopy(heads[0]).to(device) for device in runner.devices[1:]]
+    for head in heads:
+        head.score_memory = memory_mb * (1 << 20) if memory_mb else None
+    shares = np.array_split(np.arange(len(images.chunks)), len(heads))  # of the image tiles, one for each device
+
+    @torch.inference_mode()
+    def score_share(head, device: torch.device, share: np.ndarray) -> None:
+        if not len(share):
+            return
+        rows = slice(int(images.where[share[0]][0]), int(images.where[share[-1]][-1]) + 1)
+        part = matrix[rows]
+        if device.type != "cpu":  # on a GPU the scores are gathered there and copied once
+            part = torch.empty(part.shape, device=device)
+        own = [images.chunks[index].to(device) for index in share]
+        for columns, chunk in zip(captions.where, captions.chunks, strict=True):
+            chunk, columns, start = chunk.to(device), columns.to(device), 0
+            for tile in own:
+                scores = head.score(tile, chunk)  # (B, C)
+                part[start : start + len(scores), columns] = scores.float()
+                start += len(scores)
+                bar.update(scores.numel())
+        if device.type != "cpu":
+            matrix[rows] = part.cpu()
+
     with _Progress(images.count * captions.count, "score", "pairs") as bar:
-
-        def score_share(which: int) -> None:
-            device, own = runner.devices[which], heads[which]
-            with torch.inference_mode():
-                for columns, chunk in zip(captions.where, captions.chunks, strict=True):
-                    chunk = chunk.to(device)
-                    for rows, tile in list(zip(images.where, images.chunks, strict=True))[which :: len(heads)]:
-                        scores = own.score(tile.to(device), chunk).float().cpu()
-                        matrix[rows[0] : rows[-1] + 1, columns] = scores
-                        bar.update(scores.numel())
-
         if len(heads) == 1:
-            score_share(0)
+            score_share(heads[0], runner.device, shares[0])
         else:
             with ThreadPoolExecutor(len(heads)) as pool:
-                list(pool.map(score_share, range(len(heads))))
+                list(pool.map(score_share, heads, runner.devices, shares))
     return matrix.numpy()
 
 
