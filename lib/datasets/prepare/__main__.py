@@ -1,4 +1,5 @@
-"""`python -m lib.datasets.prepare captions | regions | cxc | check`: from public sources to the layout that is read."""
+"""`python -m lib.datasets.prepare captions | regions | cxc | own | check`: from public sources, or one's own images and
+captions, to the layout that is read."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from lib.config import not_negative
 from lib.datasets.layout import DATA_NAMES
 from lib.datasets.prepare.check import check_data
 from lib.datasets.prepare.cxc import prepare_cxc
 from lib.datasets.prepare.karpathy import prepare_captions
 from lib.datasets.prepare.keys import KEY_KINDS
+from lib.datasets.prepare.own import prepare_own
 from lib.datasets.prepare.regions import prepare_regions
 from lib.datasets.prepare.rows import Settings
 from lib.datasets.prepare.sources import FORMATS
@@ -18,7 +21,7 @@ from lib.errors import script
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The four commands and their options."""
+    """The five commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m lib.datasets.prepare", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     captions = commands.add_parser(
@@ -33,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     cxc.add_argument("--csv", type=Path, required=True, help="folder of sts_test.csv, sis_test.csv, sits_test.csv")
     cxc.add_argument("--data_path", type=Path, required=True, help="the COCO folder, after `captions`")
     cxc.add_argument("--overwrite", action="store_true", help="replace files that hold something else")
+    _add_own(commands)
     check = commands.add_parser("check", help="what is there, whether it fits together, what is missing")
     check.add_argument("data_path", type=Path)
     check.add_argument("--data_name", choices=DATA_NAMES, required=True)
@@ -63,6 +67,18 @@ def _add_regions(commands) -> None:
     regions.add_argument("--restart", action="store_true", help="throw away what an interrupted run has written")
 
 
+def _add_own(commands) -> None:
+    own = commands.add_parser("own", help="your own images: a folder, and a file of lines image<TAB>caption")
+    own.add_argument("--images", type=Path, required=True, help="folder of the image files")
+    own.add_argument("--captions", type=Path, required=True, help="lines `path under --images`, a tab, `caption`")
+    own.add_argument("--data_path", type=Path, required=True, help="folder of the data set, made when it is missing")
+    own.add_argument("--data_name", choices=("f30k",), default="f30k", help="read as f30k: dev to choose, test to test")
+    own.add_argument("--dev", type=_positive, help="images that choose the epoch (default: a tenth, at most 1000)")
+    own.add_argument("--test", type=_positive, help="images to evaluate on (default: a tenth, at most 1000)")
+    own.add_argument("--seed", type=not_negative(int), default=0, help="of the draw of dev and test (default 0)")
+    own.add_argument("--overwrite", action="store_true", help="replace files that hold something else")
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
@@ -90,6 +106,10 @@ def main(argv: list[str] | None = None) -> int:
         )
     elif args.command == "cxc":
         prepare_cxc(args.csv, args.data_path, args.overwrite)
+    elif args.command == "own":
+        prepare_own(
+            args.images, args.captions, args.data_path, args.data_name, args.dev, args.test, args.seed, args.overwrite
+        )
     else:
         return check_data(args.data_path, args.data_name)
     return 0
