@@ -12,27 +12,28 @@ from pathlib import Path
 import numpy as np
 
 from lib.checkpoint import Checkpoint, load_model, read_checkpoint
-from lib.config import add_machine_arguments, positive
-from lib.datasets.captions import TokenizedCaptions, load_tokenizer
+from lib.config import Parser, add_machine_arguments, positive
+from lib.datasets.captions import load_tokenizer
 from lib.datasets.layout import cxc_folder
 from lib.datasets.raw import RawImages
 from lib.datasets.splits import Split, open_split
-from lib.engine import SplitScores, score_split
+from lib.engine import SplitScores, score_split, tokenize_for
 from lib.errors import InputError, script
 from lib.evaluation import report
 from lib.evaluation.cxc import cxc_correlations, cxc_recalls
-from lib.evaluation.cxc_annotations import read_annotations
+from lib.evaluation.cxc_annotations import Annotations, read_annotations
 from lib.evaluation.results import checkpoint_hash, plain, save_results
 from lib.evaluation.scoring import set_precision
 from lib.files import check_writable, write_json
-from lib.model import bert_values, load_bert_config
+from lib.model import local_bert_values
 from lib.parallel import Runner, visible_devices
+from lib.similarity import kernels
 
 RELEASED = Path("runs/release_weights")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", "--data_name", choices=("coco", "f30k"), default="coco", help="(default: coco)")
     parser.add_argument("--data_path", metavar="DIR", help="<root>/coco or <root>/f30k (default: data/<dataset>)")
     parser.add_argument(
@@ -71,6 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     set_precision(args.precision)
+    kernels.set_enabled(not args.no_kernels)
     devices = visible_devices(args.device)
     paths = [Path(path) for path in args.model_path] if args.model_path else released_files(args.dataset)
     tokenizer = load_tokenizer(args.bert_path)
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     results, cxc_rows, correlation_rows = [], [], []
     for path in paths:
         began = time.perf_counter()
-        checkpoint = read_checkpoint(path, local_bert_config(args.bert_path))
+        checkpoint = read_checkpoint(path, local_bert_values(args.bert_path))
         split = open_split(
             args.data_path,
             args.dataset,
@@ -89,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
             need_features=not checkpoint.config.grid,
             limit=args.limit,
         )
+        annotations = cxc_annotations(args, split) if args.evaluate_cxc else None
         print(f"{path}: {checkpoint.description}")
         scores = score(checkpoint, split, tokenizer, args, devices)
         rows = report.evaluate_matrix(
@@ -112,7 +115,8 @@ def main(argv: list[str] | None = None) -> None:
             info["image_of_caption"] = split.image_of_caption
         name = f"{path.parent.name}/{path.name}"
         if args.evaluate_cxc:
-            info["cxc"], info["cxc_correlations"] = evaluate_cxc(args, split, scores)
+            judged = scores.matrix, scores.image_vectors, scores.caption_vectors, annotations
+            info["cxc"], info["cxc_correlations"] = cxc_recalls(*judged), cxc_correlations(*judged)
             cxc_rows.append((name, info["cxc"]))
             correlation_rows.append((name, info["cxc_correlations"]))
             print(report.format_cxc(cxc_rows[-1:], with_published=len(paths) == 1))
@@ -131,12 +135,7 @@ def main(argv: list[str] | None = None) -> None:
 def score(checkpoint: Checkpoint, split: Split, tokenizer, args: argparse.Namespace, devices: list) -> SplitScores:
     """Encode and score the split with the checkpoint's model."""
     config = checkpoint.config
-    if config.bert["vocab_size"] < tokenizer.vocab_size:
-        raise InputError(
-            f"{args.bert_path}: the tokenizer has {tokenizer.vocab_size} entries, the checkpoint's BERT "
-            f"{config.bert['vocab_size']}; give the --bert_path that the model was trained with"
-        )
-    tokenized = TokenizedCaptions(split.captions, tokenizer, config.bert["max_position_embeddings"])
+    tokenized = tokenize_for(config, split.captions, tokenizer, args.bert_path)
     load_image = None
     if config.grid:
         load_image = RawImages(args.data_path, args.dataset, split, config.input_scale_factor, config.backbone_source)
@@ -155,19 +154,21 @@ def score(checkpoint: Checkpoint, split: Split, tokenizer, args: argparse.Namesp
     )
 
 
-def evaluate_cxc(args: argparse.Namespace, split: Split, scores: SplitScores) -> tuple[dict, dict]:
-    """CxC recalls and correlations of the split's scores and item vectors."""
-    annotations = read_annotations(cxc_folder(args.data_path))
-    ids = split.image_ids
-    if not np.array_equal(annotations.image_ids, ids):
-        differing = np.flatnonzero(annotations.image_ids != ids) if len(annotations.image_ids) == len(ids) else []
-        where = f"image {differing[0]} is {ids[differing[0]]} there" if len(differing) else f"{len(ids)} images"
+def cxc_annotations(args: argparse.Namespace, split: Split) -> Annotations:
+    """The CxC annotations of the data set; InputError unless they are of the split's images in the split's order."""
+    folder = cxc_folder(args.data_path)
+    annotations = read_annotations(folder)
+    theirs, ours = annotations.image_ids, split.image_ids
+    if not np.array_equal(theirs, ours):
+        where = f"{len(theirs)} there, {len(ours)} in the split"
+        if len(theirs) == len(ours):
+            first = np.flatnonzero(theirs != ours)[0]
+            where = f"image {first} is {theirs[first]} there and {ours[first]} in the split"
         raise InputError(
-            f"{cxc_folder(args.data_path)}: testall_ids.txt lists other images than the split ({where}); "
+            f"{folder}: testall_ids.txt lists other images than the split ({where}); "
             "both must be COCO's testall in the same order"
         )
-    arguments = scores.matrix, scores.image_vectors, scores.caption_vectors, annotations
-    return cxc_recalls(*arguments), cxc_correlations(*arguments)
+    return annotations
 
 
 def write_outputs(path: Path, args: argparse.Namespace, matrix: np.ndarray, info: dict) -> None:
@@ -199,13 +200,6 @@ def released_files(dataset: str) -> list[Path]:
             "put released weights there or name files with --model_path"
         )
     return found
-
-
-def local_bert_config(bert_path: str) -> dict | None:
-    """The BERT configuration beside the tokenizer, where --bert_path is a folder that holds one."""
-    if not (Path(bert_path) / "config.json").is_file():
-        return None
-    return bert_values(load_bert_config(bert_path))
 
 
 if __name__ == "__main__":

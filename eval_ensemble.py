@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from lib.config import Parser
 from lib.errors import InputError, script
 from lib.evaluation.report import DATASETS, evaluate_matrix, format_table
 from lib.evaluation.results import load_scores, plain, save_results
@@ -22,7 +23,7 @@ SCALE_RATIO = 10  # above it the average follows one matrix
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="eval_ensemble.py",
         description="Average saved similarity matrices (rows images, columns captions) and evaluate the mean.",
         epilog='A matrix is an .npy of eval.py --save_results, an .npy with a pickled {"npts", "sims"}, a .txt of '

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,16 +15,17 @@ import torch
 from lib.checkpoint import load_into, read_checkpoint, save_checkpoint
 from lib.config import (
     ModelConfig,
+    Parser,
     add_data_arguments,
     add_machine_arguments,
     add_model_arguments,
     add_training_arguments,
 )
-from lib.datasets.captions import TokenizedCaptions, load_tokenizer
+from lib.datasets.captions import load_tokenizer
 from lib.datasets.loaders import ImageTrainSet, RegionTrainSet, train_loader
 from lib.datasets.raw import RawImages
 from lib.datasets.splits import open_split
-from lib.engine import Recipe, score_split, train_one_epoch
+from lib.engine import Recipe, score_split, tokenize_for, train_one_epoch
 from lib.errors import InputError, script
 from lib.evaluation.metrics import retrieval_metrics
 from lib.evaluation.report import format_table
@@ -33,12 +34,14 @@ from lib.files import check_writable
 from lib.model import build_model
 from lib.optim import build_optimizer, fixed_blocks, set_learning_rates, uses_hardest
 from lib.parallel import Runner, visible_devices
-from lib.tracking import Tracker, setup_console
+from lib.similarity import kernels
+from lib.tracking import Tracker, close_console, setup_console
 
 MACHINE = {
     "workers",
     "device",
     "score_memory",
+    "no_kernels",
     "resume",
     "reset_start_epoch",
     "log_step",
@@ -52,7 +55,7 @@ MACHINE = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for add in (add_data_arguments, add_model_arguments, add_training_arguments, add_machine_arguments):
         add(parser)
     args = parser.parse_args(argv)
@@ -68,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     config = ModelConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(ModelConfig) if f.name != "bert"})
     devices = visible_devices(args.device)
     set_precision(args.precision)
+    kernels.set_enabled(not args.no_kernels)
     torch.manual_seed(args.seed)
 
     # Everything that bad input can break is opened before the first step.
@@ -83,19 +87,14 @@ def main(argv: list[str] | None = None) -> None:
         for images in (load_train, load_val):
             images.check(args.image_list)
     resumed = read_checkpoint(args.resume) if args.resume else None
-    folder = prepare_folder(Path(args.model_name), Path(args.logger_name), args.resume)
+    folder = check_writable(args.model_name, "--model_name")
+    check_writable(args.logger_name, "--logger_name")
     logger = setup_console(Path(args.logger_name) / "train.log")
 
     tokenizer = load_tokenizer(args.bert_path)
     model = build_model(config, args.bert_path, args.backbone_path, pretrained=resumed is None)
-    if model.config.bert["vocab_size"] < tokenizer.vocab_size:
-        raise InputError(
-            f"{args.bert_path}: the tokenizer has {tokenizer.vocab_size} entries, the model "
-            f"{model.config.bert['vocab_size']}; they belong to different models"
-        )
-    positions = model.config.bert["max_position_embeddings"]
-    train_tokens = TokenizedCaptions(train.captions, tokenizer, positions)
-    val_tokens = TokenizedCaptions(val.captions, tokenizer, positions)
+    train_tokens = tokenize_for(model.config, train.captions, tokenizer, args.bert_path)
+    val_tokens = tokenize_for(model.config, val.captions, tokenizer, args.bert_path)
     if resumed is not None:
         load_into(model, resumed)
     runner = Runner(model, devices)
@@ -110,6 +109,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         dataset = RegionTrainSet(train, train_tokens, args.seed)
     loader = train_loader(dataset, args.batch_size, args.seed, args.workers, devices[0].type == "cuda")
+    goes_on = args.resume and not args.reset_start_epoch and Path(args.resume).resolve().parent == folder.resolve()
+    if not goes_on:
+        move_aside(folder)
     tracker = Tracker(args.logger_name)
     logger.info(
         "train: %d images, %d captions   %s: %d images, %d captions",
@@ -149,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
             logger.info("step %d  %s RSUM %.1f", step, args.val_split, validate(step).rsum)
 
     settings = {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str, bool, type(None)))}
+    best_file = folder / "model_best.pth"
     for epoch in range(start, args.num_epochs):
         began = time.perf_counter()
         set_learning_rates(optimizer, epoch, args.lr_update)
@@ -169,17 +172,19 @@ def main(argv: list[str] | None = None) -> None:
         result = validate(step)
         improved, best = result.rsum > best, max(best, result.rsum)
         state = {"epoch": epoch + 1, "step": step, "best_rsum": best, "settings": settings}
+        if improved:  # first, so that a crash in between makes a resumed run repeat the epoch and write it again
+            save_checkpoint(best_file, model, **state)
         save_checkpoint(folder / "checkpoint.pth", model, optimizer=optimizer, **state)
-        if improved:
-            save_checkpoint(folder / "model_best.pth", model, **state)
         logger.info(
             "epoch %d done in %.0f s%s", epoch, time.perf_counter() - began, "   best so far" if improved else ""
         )
         logger.info(format_table([(f"{args.data_name} {args.val_split}", result)]))
     if start >= args.num_epochs:
         logger.info("nothing to train: the checkpoint has %d epochs and --num_epochs is %d", start, args.num_epochs)
-    logger.info("best %s RSUM %.1f: %s", args.val_split, best, folder / "model_best.pth")
+    where = best_file if best_file.exists() else f"in the run of {args.resume}"
+    logger.info("best %s RSUM %.1f: %s", args.val_split, best, where)
     tracker.close()
+    close_console()
 
 
 def describe(config: ModelConfig) -> str:
@@ -187,18 +192,15 @@ def describe(config: ModelConfig) -> str:
     return f"{config.similarity} on {images}, embed_size {config.embed_size}"
 
 
-def prepare_folder(folder: Path, log_folder: Path, resume: str | None) -> Path:
-    """Make the output folders, find out now whether they can be written, and move an earlier run's files aside."""
-    check_writable(folder, "--model_name")
-    check_writable(log_folder, "--logger_name")
+def move_aside(folder: Path) -> None:
+    """Move the checkpoints of an earlier run into a folder of their own, so that a new run overwrites none."""
     earlier = [folder / name for name in ("checkpoint.pth", "model_best.pth") if (folder / name).exists()]
-    if earlier and (resume is None or Path(resume).resolve().parent != folder.resolve()):
-        number = next(n for n in range(1, sys.maxsize) if not (folder / f"earlier_{n}").exists())
-        (folder / f"earlier_{number}").mkdir()
+    if earlier:
+        aside = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())
+        aside.mkdir()
         for file in earlier:
-            shutil.move(file, folder / f"earlier_{number}" / file.name)
-        print(f"note: the checkpoints of an earlier run were moved to {folder / f'earlier_{number}'}", file=sys.stderr)
-    return folder
+            file.rename(aside / file.name)
+        print(f"note: the checkpoints of an earlier run were moved to {aside}", file=sys.stderr)
 
 
 def restore(optimizer, checkpoint, args: argparse.Namespace, logger) -> tuple[int, int, float]:
@@ -210,6 +212,9 @@ def restore(optimizer, checkpoint, args: argparse.Namespace, logger) -> tuple[in
         )
     rates = [group["base_lr"] for group in optimizer.param_groups]
     try:
+        adam = ["betas" in group for group in checkpoint.optimizer["param_groups"]]
+        if any(each != ("betas" in optimizer.defaults) for each in adam):
+            raise ValueError("it is of another optimizer")
         optimizer.load_state_dict(checkpoint.optimizer)
     except (ValueError, KeyError) as error:
         raise InputError(f"{args.resume}: its optimizer state does not fit ({error}); use the same --optim") from None

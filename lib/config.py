@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -77,13 +78,20 @@ def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
         raise InputError(f"{flag} is '{value}', expected one of {', '.join(allowed)}")
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a command line that can't be understood as any other bad input: in one line."""
+
+    def error(self, message: str):
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
 def positive(kind: type = int):
     """An argparse type: a positive number of `kind`."""
 
     def parse(text: str):
         value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"{text} is not positive")
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not positive and finite")
         return value
 
     parse.__name__ = f"positive {kind.__name__}"
@@ -95,8 +103,8 @@ def not_negative(kind: type = int):
 
     def parse(text: str):
         value = kind(text)
-        if value < 0:
-            raise argparse.ArgumentTypeError(f"{text} is negative")
+        if not 0 <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is negative or not finite")
         return value
 
     parse.__name__ = f"non-negative {kind.__name__}"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lib.config import ModelConfig
 from lib.datasets.captions import TokenizedCaptions
 from lib.datasets.loaders import TrainBatch, caption_batches, image_batches
 from lib.datasets.splits import Split
@@ -42,6 +43,16 @@ class Recipe:
     accumulate: int = 1
     precision: str = "float32"
     seed: int = 0
+
+
+def tokenize_for(config: ModelConfig, captions: list[str], tokenizer, bert_path: str) -> TokenizedCaptions:
+    """Tokenise captions for a model's BERT; InputError when the tokenizer belongs to a larger vocabulary."""
+    if config.bert["vocab_size"] < tokenizer.vocab_size:
+        raise InputError(
+            f"--bert_path {bert_path}: the tokenizer has {tokenizer.vocab_size} entries, the model's BERT "
+            f"{config.bert['vocab_size']}; give the tokenizer that the model was trained with"
+        )
+    return TokenizedCaptions(captions, tokenizer, config.bert["max_position_embeddings"])
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
@@ -76,10 +87,10 @@ def train_one_epoch(
             data_times.update(started - asked)
             scale = loss_scale(epoch, index, steps, recipe.embedding_warmup_epochs, runner.model.config.grid)
             loss, norm = train_step(runner, batch, optimizer, recipe, scale)
-            if not math.isfinite(loss):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise InputError(
-                    f"the loss is {loss} at epoch {epoch}, step {index}: lower --learning_rate or --grad_clip; "
-                    "the checkpoints written so far are kept"
+                    f"the loss is {loss} at epoch {epoch}, step {index} (gradient norm {norm}): lower --learning_rate "
+                    "or --grad_clip; the checkpoints written so far are kept"
                 )
             step += 1
             asked = time.perf_counter()
@@ -129,20 +140,22 @@ def train_step(
     if recipe.accumulate > 1:
         loss = _backward_in_chunks(runner, images, captions, recipe, scale)
     else:
-        encoded = _encode(runner, images, captions, recipe)
-        loss = hinge_triplet_loss(runner.score(*encoded), recipe.margin, recipe.hardest)
+        encoded_images = _encode(runner, runner.encode_images, images, recipe)
+        encoded_captions = _encode(runner, runner.encode_captions, captions, recipe)
+        loss = hinge_triplet_loss(runner.score(encoded_images, encoded_captions), recipe.margin, recipe.hardest)
         (loss * scale).backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip if recipe.grad_clip > 0 else math.inf)
-    if torch.isfinite(norm):
+    if torch.isfinite(norm):  # else the weights stay as they were, and train_one_epoch stops
         optimizer.step()
     return float(loss.detach()), float(norm)
 
 
-def _encode(runner: Runner, images, captions: Tensor, recipe: Recipe) -> tuple[Fragments, Fragments]:
+def _encode(runner: Runner, encode, items, recipe: Recipe) -> Fragments:
+    """Fragments of images or captions, encoded in the recipe's precision, handed on in float32 at least."""
     with _autocast(runner, recipe):
-        encoded = runner.encode_images(images), runner.encode_captions(captions)
-    return tuple(Fragments(features.float(), mask) for features, mask in encoded)
+        features, mask = encode(items)
+    return Fragments(features.to(torch.promote_types(features.dtype, torch.float32)), mask)
 
 
 def _autocast(runner: Runner, recipe: Recipe):
@@ -160,11 +173,6 @@ def _backward_in_chunks(runner: Runner, images, captions: Tensor, recipe: Recipe
     jobs = [(runner.encode_captions, captions, pieces)]
     jobs.append((runner.encode_images, images, pieces if isinstance(images, Tensor) else 1))
 
-    def run(encode, part):
-        with _autocast(runner, recipe):
-            features, mask = encode(part)
-        return Fragments(features.float(), mask)
-
     work, encoded = [], []
     for encode, items, count in jobs:
         parts = list(items.chunk(count)) if count > 1 else [items]
@@ -172,7 +180,7 @@ def _backward_in_chunks(runner: Runner, images, captions: Tensor, recipe: Recipe
         for part in parts:
             states.append(_random_state(runner.device))
             with torch.no_grad() if count > 1 else nullcontext():
-                outputs.append(run(encode, part))
+                outputs.append(_encode(runner, encode, part, recipe))
         joined = Fragments(*map(torch.cat, zip(*outputs, strict=True)))
         leaf = Fragments(joined.features.detach().requires_grad_(), joined.mask)
         encoded.append(leaf)
@@ -185,7 +193,7 @@ def _backward_in_chunks(runner: Runner, images, captions: Tensor, recipe: Recipe
         for part, state, output, gradient in zip(parts, states, outputs, gradients, strict=True):
             if not output.features.requires_grad:
                 _set_random_state(state, runner.device)
-                output = run(encode, part)
+                output = _encode(runner, encode, part, recipe)
             output.features.backward(gradient)
     _set_random_state(after, runner.device)
     return loss

@@ -5,6 +5,7 @@ Letters: N items, L fragments per item (padded), D embedding size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,16 @@ class Fragments(NamedTuple):
     def lengths(self) -> Tensor:
         """Number of real fragments of each item (N,)."""
         return self.mask.sum(1)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Fragments:
+        """Apply `function` (n, D) -> (n, K) to the real fragments alone; padding becomes 0 and takes no part in it."""
+        flat = self.features.flatten(0, 1)  # (N * L, D)
+        if self.mask.all():
+            return Fragments(function(flat).unflatten(0, self.mask.shape), self.mask)  # (N, L, K)
+        places = self.mask.flatten().nonzero()[:, 0]  # (n,)
+        mapped = function(flat.index_select(0, places))  # (n, K)
+        padded = mapped.new_zeros(len(flat), mapped.shape[1]).index_copy(0, places, mapped)  # (N * L, K)
+        return Fragments(padded.unflatten(0, self.mask.shape), self.mask)  # (N, L, K)
 
     def to(self, *args, **kwargs) -> Fragments:
         """Move both parts to a device (dtype arguments apply to the features alone)."""

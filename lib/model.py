@@ -108,6 +108,13 @@ def load_bert_config(bert_path: str | Path) -> BertConfig:
             raise bert_error(bert_path, error) from None
 
 
+def local_bert_values(bert_path: str | Path) -> dict | None:
+    """`bert_values` of the configuration in --bert_path, where that is a folder that holds one."""
+    if not (Path(bert_path) / "config.json").is_file():
+        return None
+    return bert_values(load_bert_config(bert_path))
+
+
 def bert_values(config: BertConfig) -> dict:
     """The plain values of a BertConfig that the network depends on."""
     return {name: getattr(config, name) for name in BERT_FIELDS}

@@ -11,14 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import data_parallel, parallel_apply, replicate
 
+from lib.errors import InputError
 from lib.fragments import Fragments
 from lib.model import MatchingModel
 
 
 def visible_devices(device: str | None = None) -> list[torch.device]:
-    """The named device alone, else all visible GPUs, else the CPU."""
+    """The named device alone, else all visible GPUs, else the CPU. Raises InputError for a device that is not here."""
     if device is not None:
-        return [torch.device(device)]
+        try:
+            named = torch.device(device)
+            torch.empty(1, device=named)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).split("\n")[0].split(". ")[0]
+            raise InputError(f"--device '{device}' can't be used ({reason}); expected cpu, cuda or cuda:N") from None
+        return [named]
     if torch.cuda.is_available():
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     return [torch.device("cpu")]

@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 
 from lib.checkpoint import Checkpoint, load_model, read_checkpoint
-from lib.config import ModelConfig, positive
+from lib.config import ModelConfig, Parser, positive
 from lib.datasets.captions import TokenizedCaptions, load_tokenizer, read_captions
 from lib.datasets.images import read_image
 from lib.datasets.loaders import caption_batches
 from lib.datasets.single import SingleImages
 from lib.datasets.transforms import eval_transform, input_size
+from lib.engine import tokenize_for
 from lib.errors import InputError, script
 from lib.evaluation import scoring
 from lib.files import atomic_write
 from lib.fragments import Fragments
-from lib.model import bert_values, load_bert_config
+from lib.model import local_bert_values
 from lib.parallel import Runner, visible_devices
 from lib.picture import draw_picture
 
@@ -44,7 +45,7 @@ class Candidate(NamedTuple):
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m lib.score", description=__doc__,
+    parser = Parser(prog="python -m lib.score", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--model_path", required=True, type=Path, metavar="FILE", help="checkpoint: our own or a released one")
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     device = visible_devices(args.device)[0]
     scoring.set_precision(args.precision)
     tokenizer = load_tokenizer(args.bert_path)
-    checkpoint = read_checkpoint(args.model_path, local_bert_config(args.bert_path))
+    checkpoint = read_checkpoint(args.model_path, local_bert_values(args.bert_path))
     config = checkpoint.config
     check_picture(args, checkpoint, len(captions))
     tokenized = tokenize(captions, tokenizer, args.bert_path, config)
@@ -119,11 +120,8 @@ def given_captions(args: argparse.Namespace) -> list[str]:
 
 
 def tokenize(captions: list[str], tokenizer, bert_path: str, config: ModelConfig) -> TokenizedCaptions:
-    """InputError when the tokenizer is not the model's, or finds nothing in a caption."""
-    if config.bert["vocab_size"] < tokenizer.vocab_size:
-        raise InputError(f"{bert_path}: the tokenizer has {tokenizer.vocab_size} entries, the checkpoint's BERT has "
-                         f"{config.bert['vocab_size']}; give the --bert_path of the training")  # fmt: skip
-    tokenized = TokenizedCaptions(captions, tokenizer, config.bert["max_position_embeddings"])
+    """InputError when the tokenizer finds nothing in a caption, or is not the model's."""
+    tokenized = tokenize_for(config, captions, tokenizer, bert_path)
     nothing = np.flatnonzero(tokenized.lengths == 2)
     if len(nothing):
         raise InputError(f"caption number {nothing[0] + 1}: {captions[nothing[0]]!r} holds no character that the "
@@ -177,13 +175,6 @@ def region_candidates(args: argparse.Namespace, config: ModelConfig) -> list[Can
             path, None if boxes is None else boxes[mask], grid,
         ))  # fmt: skip
     return candidates
-
-
-def local_bert_config(bert_path: str) -> dict | None:
-    """The BERT configuration beside the tokenizer, where --bert_path is a folder that holds one."""
-    if not (Path(bert_path) / "config.json").is_file():
-        return None
-    return bert_values(load_bert_config(bert_path))
 
 
 # --- What comes out ---------------------------------------------------------------------------------------------------

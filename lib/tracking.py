@@ -18,9 +18,7 @@ def setup_console(log_file: str | Path | None = None) -> logging.Logger:
     logger = logging.getLogger("esl")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+    close_console()
     console = logging.StreamHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(console)
@@ -29,6 +27,15 @@ def setup_console(log_file: str | Path | None = None) -> logging.Logger:
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(file)
     return logger
+
+
+def close_console() -> None:
+    """Close the log file and detach the console: later lines of the process belong to no run."""
+    logger = logging.getLogger("esl")
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.StreamHandler):  # FileHandler included; not what others attached
+            logger.removeHandler(handler)
+            handler.close()
 
 
 class Average:

@@ -8,6 +8,7 @@ import os
 from lib.checkpoint import convert, read_checkpoint
 from lib.checkpoint.content import Checkpoint
 from lib.checkpoint.loading import check_complete
+from lib.config import Parser
 from lib.errors import InputError, script
 from lib.model import bert_values, load_bert_config
 
@@ -18,7 +19,7 @@ _BERT_HELP = (
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m lib.checkpoint", description=__doc__)
+    top = Parser(prog="python -m lib.checkpoint", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     change = commands.add_parser("convert", help="write a checkpoint in the other format")
     change.add_argument("source", metavar="IN")

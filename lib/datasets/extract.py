@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
+from lib.config import Parser
 from lib.datasets.captions import read_captions, read_ids
 from lib.datasets.feature_rows import FeatureRows
 from lib.datasets.images import ImageFolder, find_images
@@ -188,7 +189,7 @@ def _loose_images(args: argparse.Namespace) -> tuple[ImageFolder, dict[str, byte
 
 
 def _parse(argv: list[str] | None, sources: tuple[str, ...], precisions: tuple[str, ...]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lib.datasets.extract",
         description="Write grid features in the layout of region features, so that a backbone runs once per image. "
         "The images are those of a data set's split (--data_path --data_name --split; captions and ids are copied "

@@ -119,7 +119,10 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator:
         for batch in super().__iter__():
             if isinstance(batch, InputError):
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    del batch  # its traceback holds this frame: a reference here would keep the workers waiting
             yield batch
 
 

@@ -25,11 +25,11 @@ class RegionEncoder(nn.Module):
         self.mlp = MLP(img_dim, embed_size // 2, embed_size)
 
     def forward(self, regions: Fragments) -> Fragments:
-        features, mask = regions
-        real = features[mask].to(self.fc.weight.dtype)  # (n, img_dim)
-        encoded = self.fc(real) + self.mlp(real)  # (n, D)
-        output = encoded.new_zeros(*mask.shape, encoded.shape[-1])  # (B, R, D)
-        return Fragments(output.masked_scatter(mask[..., None], encoded), mask)
+        return regions.map(self._encode)
+
+    def _encode(self, features: Tensor) -> Tensor:
+        features = features.to(self.fc.weight.dtype)
+        return self.fc(features) + self.mlp(features)  # (n, D)
 
 
 class GridEncoder(nn.Module):

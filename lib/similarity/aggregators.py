@@ -77,7 +77,7 @@ class HeuristicAggregator(Aggregator):
         self.weights.extend(convolution.weight for convolution in convolutions)
 
     def aggregate(self, k: int, z: Tensor) -> Tensor:
-        taps = self.weights[k - 1].sum((0, 1))  # (s,)
+        taps = self.weights[k - 1].sum((0, 1)).unbind()  # s scalars
         size = self.sizes[k]
         windows = z[..., : size * self.kernel_size].unflatten(-1, (size, self.kernel_size))  # (..., d_k, s)
-        return windows @ taps  # (..., d_k)
+        return sum(a * values for a, values in zip(taps, windows.unbind(-1), strict=True))  # (..., d_k)

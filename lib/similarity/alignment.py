@@ -34,37 +34,52 @@ def alignment_scores(images: Fragments, captions: Fragments, scale: Tensor, memo
     weighted sums are averaged. Differentiable once, in all three. `memory` limits the buffers, in bytes.
     """
     lengths, order = captions.mask.sum(1).sort(stable=True)  # (C,)
-    words = captions.features[order][captions.mask[order]]  # (n, E), by caption length
+    words, places = captions.features.flatten(0, 1), _packed(captions.mask, order)  # (C * W, E), (n,)
     region_mask = None if images.mask.all() else images.mask.T  # (R, B)
     regions = images.features.masked_fill(~images.mask[..., None], 0.0) if region_mask is not None else images.features
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (words, regions, scale))
-    scores = _Alignment.apply(words, regions, scale, region_mask, lengths.tolist(), keep, memory)  # (C, B)
+    if keep:
+        words, places = words.index_select(0, places), None  # (n, E), in the order of the captions' lengths
+    scores = _Alignment.apply(words, places, regions, scale, region_mask, lengths.tolist(), keep, memory)  # (C, B)
     return scores[order.argsort()].T  # (B, C)
 
 
+def _packed(mask: Tensor, order: Tensor) -> Tensor:
+    """Where the real words stand among all C * W when captions are taken in `order`: (n,)."""
+    places = torch.arange(mask.numel(), device=mask.device).view_as(mask)  # (C, W)
+    return places[order][mask[order]]
+
+
 class _Alignment(torch.autograd.Function):
-    """words (n, E), regions (B, R, E), scale () -> scores (C, B), captions in the order of their lengths."""
+    """words (n, E), regions (B, R, E), scale () -> scores (C, B), captions in the order of their lengths.
+
+    Without gradients the words may be any (m, E) of which `places` (n,) names the packed ones; they are then gathered
+    block by block, in memory that is reused.
+    """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
-    def forward(ctx, words, regions, scale, region_mask, lengths, keep, memory):
+    def forward(ctx, words, places, regions, scale, region_mask, lengths, keep, memory):
         dtype = torch.promote_types(words.dtype, torch.float32)  # what follows a bfloat16 product is float32
         scores = words.new_empty(len(lengths), len(regions), dtype=dtype)  # (C, B)
-        size = tiles.budget(words.device, memory)
-        scratch = None if keep else tiles.Scratch(words.device)
+        size, tau = tiles.budget(words.device, memory), scale.item()
+        scratch = tiles.Scratch(words.device)
         step = len(regions) if keep else tiles.image_tile(regions.shape[1], len(regions), size)
-        tau, saved = scale.item(), []
         for start in range(0, len(regions), step):
             part = slice(start, start + step)
             columns = regions[part].transpose(0, 1).flatten(0, 1)  # (R * B, E)
             mask = None if region_mask is None else region_mask[:, part]
+            product = words @ columns.T if keep and len(words) * len(columns) <= MOST_SAVED else None  # (n, R * B)
             for block in tiles.blocks(lengths, len(columns), words.device, size):
-                S = _similarity(words, columns, block, regions.shape[1], scratch)  # (C, W, R, B)
-                _block_scores(S, tau, block, mask, size, scratch, out=scores[block.captions, part])
-                saved.append(S if keep and len(words) * len(columns) <= MOST_SAVED else None)
+                if product is None:
+                    rows = _product(_gather(words, places, block, scratch), columns, scratch)  # (rows, R * B)
+                else:
+                    rows = product[block.rows]
+                S = block.pad(rows).view(block.count, block.width, regions.shape[1], -1)  # (C, W, R, B)
+                _block_scores(S, tau, block, mask, size, scratch, not keep, out=scores[block.captions, part])
         if keep:
             ctx.save_for_backward(words, regions, region_mask)
-            ctx.lengths, ctx.products, ctx.size, ctx.tau = lengths, saved, size, tau
+            ctx.lengths, ctx.product, ctx.size, ctx.tau = lengths, product, size, tau
         return scores
 
     @staticmethod
@@ -72,22 +87,28 @@ class _Alignment(torch.autograd.Function):
     @torch.amp.custom_bwd(device_type="cuda")
     def backward(ctx, grad):
         words, regions, mask = ctx.saved_tensors
-        columns, size = regions.transpose(0, 1).flatten(0, 1), ctx.size  # (R * B, E)
+        columns = regions.transpose(0, 1).flatten(0, 1)  # (R * B, E)
         grad_words, grad_columns, grad_scale = torch.empty_like(words), torch.zeros_like(columns), 0.0
-        blocks = tiles.blocks(ctx.lengths, len(columns), words.device, size)
-        for block, saved in zip(blocks, ctx.products, strict=True):
-            similarity = _similarity(words, columns, block, regions.shape[1]) if saved is None else saved
-            flow = torch.empty_like(similarity)  # (C, W, R, B)
-            for tile in block.tiles(len(columns), size.tile):
-                masks, upstream = _masks(block, tile, mask), grad[block.captions][tile]
-                flow[tile], part = _pair_gradients(similarity[tile], ctx.tau, masks, upstream)
-                grad_scale = grad_scale + part
-            flow = block.unpad(flow.flatten(2).flatten(0, 1))  # (rows, R * B)
-            torch.mm(flow, columns, out=grad_words[block.rows])
-            grad_columns.addmm_(flow.T, words[block.rows])
-        ctx.products = None
+        scratch = tiles.Scratch(words.device)
+        product, ctx.product = ctx.product, None  # becomes its own gradient below
+        for block in tiles.blocks(ctx.lengths, len(columns), words.device, ctx.size):
+            rows = words[block.rows] @ columns.T if product is None else product[block.rows]  # (rows, R * B)
+            S = block.pad(rows).view(block.count, block.width, regions.shape[1], -1)  # (C, W, R, B)
+            for tile in block.tiles(len(columns), ctx.size.tile // 2):  # twice as many buffers as forward
+                upstream = grad[block.captions][tile]
+                grad_scale = grad_scale + _into_gradients(
+                    S[tile], ctx.tau, _masks(block, tile, mask), upstream, scratch
+                )
+            if block.mask is not None:  # S was a padded copy
+                rows.copy_(block.unpad(S.flatten(2).flatten(0, 1)))
+            if product is None:
+                torch.mm(rows, columns, out=grad_words[block.rows])
+                grad_columns.addmm_(rows.T, words[block.rows])
+        if product is not None:
+            torch.mm(product, columns, out=grad_words)
+            torch.mm(product.T, words, out=grad_columns)
         grad_regions = grad_columns.unflatten(0, (regions.shape[1], -1)).transpose(0, 1)  # (B, R, E)
-        return grad_words, grad_regions, grad_scale, None, None, None, None
+        return grad_words, None, grad_regions, grad_scale, None, None, None, None
 
 
 class _Masks(NamedTuple):
@@ -106,19 +127,34 @@ def _masks(block: tiles.Block, tile: slice, region_mask: Tensor | None) -> _Mask
     return _Masks(None if words is None else words[:, :, None, None], region_mask, word_count, region_count)
 
 
-def _similarity(words: Tensor, columns: Tensor, block: tiles.Block, regions: int, scratch=None) -> Tensor:
-    """S (C, W, R, B) of a block of captions with all columns; in reused memory when `scratch` is given."""
-    rows = block.pad(words[block.rows])  # (C * W, E)
-    out = None if scratch is None else scratch.take("product", len(rows), len(columns), dtype=words.dtype)
-    return torch.mm(rows, columns.T, out=out).view(block.count, block.width, regions, -1)
+def _gather(words: Tensor, places: Tensor | None, block: tiles.Block, scratch: tiles.Scratch) -> Tensor:
+    """The packed words (rows, E) of a block."""
+    if places is None:
+        return words[block.rows]
+    places = places[block.rows]
+    out = scratch.take("words", len(places), words.shape[1], dtype=words.dtype)
+    return torch.index_select(words, 0, places, out=out)
 
 
-def _block_scores(S: Tensor, scale: float, block: tiles.Block, mask: Tensor | None, size, scratch, out: Tensor):
+def _product(words: Tensor, columns: Tensor, scratch: tiles.Scratch) -> Tensor:
+    """words (rows, E) times columns (R * B, E): (rows, R * B), in reused memory."""
+    return torch.mm(words, columns.T, out=scratch.take("product", len(words), len(columns), dtype=words.dtype))
+
+
+def _block_scores(
+    S: Tensor,
+    scale: float,
+    block: tiles.Block,
+    mask: Tensor | None,
+    size: tiles.Budget,
+    scratch: tiles.Scratch,
+    fused: bool,
+    out: Tensor,
+) -> None:
     """Scores (C, B) of a block S (C, W, R, B) into `out`: in one kernel where there is one, else tile by tile."""
-    if scratch is not None and kernels.available(S.device, S.dtype):
+    if fused and kernels.available(S.device, S.dtype):
         out.copy_(kernels.pair_scores(S, scale, block.lengths, mask))
         return
-    scratch = scratch or tiles.Scratch(S.device)
     for tile in block.tiles(S.shape[REGIONS] * S.shape[3], size.tile):
         out[tile] = _pair_scores(S[tile].to(out.dtype), scale, _masks(block, tile, mask), scratch)
 
@@ -145,7 +181,8 @@ def _pair_scores(S: Tensor, scale: float, masks: _Masks, scratch: tiles.Scratch)
     norm_words, norm_regions = _norms(g, torch.mul(g, g, out=weights))
 
     def weighted_sum(norm: Tensor, over: int, mask: Tensor | None) -> Tensor:
-        e = _softmax_weights(torch.mul(g, scale / (norm + EPSILON), out=weights), over, scale, mask)
+        factor = norm.add_(EPSILON).reciprocal_().mul_(scale)
+        e = _softmax_weights(torch.mul(g, factor, out=weights), over, scale, mask)
         total = e.sum(over)
         return e.mul_(S).sum(over).div_(total)
 
@@ -155,29 +192,38 @@ def _pair_scores(S: Tensor, scale: float, masks: _Masks, scratch: tiles.Scratch)
     return to_image.div_(masks.word_count).add_(to_text.div_(region_count))
 
 
-def _pair_gradients(S: Tensor, scale: float, masks: _Masks, upstream: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of a tile: with respect to S (C, W, R, B) and to the scale, from those of its scores (C, B)."""
-    tanh = torch.tanh(S)
-    g = torch.nn.functional.leaky_relu(tanh, NEGATIVE_SLOPE)
-    grad_S, grad_g, grad_scale = torch.zeros_like(S), torch.zeros_like(S), 0.0
+def _into_gradients(S: Tensor, scale: float, masks: _Masks, upstream: Tensor, scratch: tiles.Scratch) -> Tensor:
+    """Turn a tile S (C, W, R, B) into the gradient with respect to it; returns that with respect to the scale.
+
+    `upstream` (C, B) is the gradient of the tile's scores. With e = exp(logits), n = |g|, logits = scale g / (n + eps):
+    d logits = up e / sum(e) (S - pooled),  dg = scale (d logits / (n + eps) - g <d logits, g> / (n (n + eps)^2)).
+    """
+    names = ("tanh", "attention", "weights", "spare", "grad_S", "grad_g")
+    tanh, g, e, spare, grad_S, grad_g = (scratch.take(name, *S.shape, dtype=S.dtype) for name in names)
+    torch.tanh(S, out=tanh)
+    torch.mul(tanh, NEGATIVE_SLOPE, out=g)
+    torch.maximum(tanh, g, out=g)  # LeakyReLU
+    norm_words, norm_regions = _norms(g, torch.mul(g, g, out=spare))
     region_count = S.shape[REGIONS] if masks.region_count is None else masks.region_count
-    norm_words, norm_regions = _norms(g, g.square())
     directions = (
         (norm_words, WORDS, REGIONS, masks.regions, upstream / masks.word_count),
         (norm_regions, REGIONS, WORDS, masks.words, upstream / region_count),
     )
+    grad_scale = 0.0
+    grad_S.zero_(), grad_g.zero_()
     for norm, norm_dim, over, mask, up in directions:
-        unit = g / (norm + EPSILON)
-        p = _softmax_weights(unit * scale, over, scale, mask)
-        p /= p.sum(over, keepdim=True)
-        pooled = (p * S).sum(over, keepdim=True)
-        p *= up[:, None, None]  # gradient of the weighted sum with respect to S, weights held
-        grad_S += p
-        grad_logits = p.mul_(S - pooled)
-        grad_scale = grad_scale + (grad_logits * unit).sum()
-        grad_unit = grad_logits.mul_(scale)
-        # unit = g / (n + eps), n = |g|:  dg = dunit / (n + eps) - g <dunit, g> / (n (n + eps)^2), 0 for n = 0
-        inner = (grad_unit * unit).sum(norm_dim, keepdim=True) / norm.where(norm > 0, torch.inf)
-        grad_g += grad_unit.sub_(g * inner).div_(norm + EPSILON)
-    slope = torch.where(tanh > 0, tanh.new_ones(()), NEGATIVE_SLOPE)
-    return grad_S.add_(grad_g.mul_(slope).mul_(1 - tanh.square())), grad_scale
+        inverse = 1 / (norm + EPSILON)
+        _softmax_weights(torch.mul(g, scale * inverse, out=e), over, scale, mask)
+        total = e.sum(over, keepdim=True)
+        pooled = torch.mul(e, S, out=spare).sum(over, keepdim=True).div_(total)
+        share = up[:, None, None] / total
+        grad_S.addcmul_(e, share)  # through the weighted sum, weights held
+        grad_logits = spare.addcmul_(e, pooled, value=-1).mul_(share)
+        along = torch.mul(grad_logits, g, out=e).sum(norm_dim, keepdim=True).mul_(inverse)  # <d logits, unit>
+        grad_scale = grad_scale + along.sum()
+        grad_g.addcmul_(grad_logits, inverse, value=scale)
+        grad_g.addcmul_(g, along.mul_(inverse).div_(norm.masked_fill(norm == 0, torch.inf)), value=-scale)
+    torch.ops.aten.leaky_relu_backward.grad_input(grad_g, tanh, NEGATIVE_SLOPE, False, grad_input=grad_g)
+    torch.ops.aten.tanh_backward.grad_input(grad_g, tanh, grad_input=grad_g)
+    torch.add(grad_S, grad_g, out=S)
+    return grad_scale

@@ -81,16 +81,17 @@ class ESLSimilarity(nn.Module):
 
     def prepare_images(self, images: Fragments) -> Fragments:
         """Measure-units of the images: Fragments (B, R, D) -> Fragments (B, R, E)."""
-        return Fragments(
-            self._units(images, self.image_aggregator, self.normalize_images, renormalize=True), images.mask
-        )
+        return images.map(self._image_units)
 
     def prepare_captions(self, captions: Fragments) -> Fragments:
         """Measure-units of the captions seen through the correspondence matrices: (C, W, D) -> (C, W, E)."""
-        levels = self._caption_units(captions).split(self.sizes, -1)
-        degrees = self.contribution()
-        matched = [x @ (c * match()) for x, c, match in zip(levels, degrees, self.correspondences, strict=True)]
-        return Fragments(torch.cat(matched, -1), captions.mask)  # (C, W, E)
+        matrices = [c * match() for c, match in zip(self.contribution(), self.correspondences, strict=True)]
+
+        def matched(words: Tensor) -> Tensor:
+            levels = self._caption_units(words).split(self.sizes, -1)
+            return torch.cat([x @ matrix for x, matrix in zip(levels, matrices, strict=True)], -1)  # (n, E)
+
+        return captions.map(matched)
 
     def score(self, images: Fragments, captions: Fragments) -> Tensor:
         """Scores (B, C) of prepared images and captions."""
@@ -103,16 +104,16 @@ class ESLSimilarity(nn.Module):
 
     def embed_images(self, images: Fragments) -> Tensor:
         """One unit vector per image (B, E) for image-image retrieval: the mean of its regions' measure-units."""
-        units = self._units(images, self.image_aggregator, self.normalize_images, renormalize=True)
-        return l2_normalize(masked_mean(units, images.mask))
+        return l2_normalize(masked_mean(*images.map(self._image_units)))
 
     def embed_captions(self, captions: Fragments) -> Tensor:
         """One unit vector per caption (C, E) for caption-caption retrieval: the mean of its words' measure-units."""
-        return l2_normalize(masked_mean(self._caption_units(captions), captions.mask))
+        return l2_normalize(masked_mean(*captions.map(self._caption_units)))
 
-    def _caption_units(self, captions: Fragments) -> Tensor:
-        return self._units(captions, self.caption_aggregator, self.normalize_captions, renormalize=False)
+    def _image_units(self, regions: Tensor) -> Tensor:
+        """All levels of regions (n, D) -> (n, E)."""
+        return self.image_aggregator(l2_normalize(regions) if self.normalize_images else regions, renormalize=True)
 
-    def _units(self, fragments: Fragments, aggregator: Aggregator, normalize: bool, renormalize: bool) -> Tensor:
-        features = fragments.features.masked_fill(~fragments.mask[..., None], 0.0)
-        return aggregator(l2_normalize(features) if normalize else features, renormalize)  # (N, L, E)
+    def _caption_units(self, words: Tensor) -> Tensor:
+        """All levels of words (n, D) -> (n, E)."""
+        return self.caption_aggregator(l2_normalize(words) if self.normalize_captions else words, renormalize=False)

@@ -6,6 +6,7 @@ is the part of a block that is processed at a time and, on a CPU, stays in its s
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 import os
@@ -16,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BUFFERS = 3  # arrays of a tile's size that are in use at a time
+BUFFERS = 2  # arrays of a tile's size that are written again and again; S itself is only streamed
 TYPICAL_WORDS = 16
-BLOCK_ROWS = 1024  # words of a block: past this the product gains nothing from more rows
+BLOCK_ROWS = 512  # words of a block on a CPU: the product gains little from more, and S leaves the caches
 CPU_BLOCK_BYTES = 32 << 20
 GPU_BLOCK_BYTES = 512 << 20
 
@@ -73,23 +74,27 @@ class Block(NamedTuple):
 
 
 def blocks(lengths: list[int], columns: int, device: torch.device, size: Budget) -> Iterator[Block]:
-    """Cut captions of ascending `lengths` into blocks for a product with `columns` columns."""
+    """Cut captions of ascending `lengths` into blocks for a product with `columns` columns, equal ones within a run.
+
+    A run is captions of one length on a CPU, of similar length on a GPU.
+    """
     most = min(size.block // max(columns, 1), BLOCK_ROWS if size.on_cpu else BLOCK_ROWS * 64)
-    start = row = 0
-    while start < len(lengths):
-        stop, shortest = start + 1, lengths[start]
-        while stop < len(lengths) and (stop + 1 - start) * lengths[stop] <= most:
-            if lengths[stop] > shortest and (size.on_cpu or lengths[stop] > 1.25 * shortest + 1):
-                break
-            stop += 1
-        inside = lengths[start:stop]
-        width, total = inside[-1], sum(inside)
-        mask = counts = None
-        if inside[0] != width:
-            counts = torch.tensor(inside, dtype=torch.int32).to(device, non_blocking=True)  # (C,)
-            mask = torch.arange(width, device=device) < counts[:, None]  # (C, W)
-        yield Block(slice(start, stop), slice(row, row + total), width, mask, counts)
-        start, row = stop, row + total
+    begin = row = 0
+    while begin < len(lengths):
+        longest = lengths[begin] if size.on_cpu else int(1.25 * lengths[begin] + 1)
+        end = bisect.bisect_right(lengths, longest)
+        parts = -(-(end - begin) // max(1, most // lengths[end - 1]))
+        step = -(-(end - begin) // parts)
+        for start in range(begin, end, step):
+            inside = lengths[start : min(start + step, end)]
+            rows = slice(row, row + sum(inside))
+            mask = counts = None
+            if inside[0] != inside[-1]:
+                counts = torch.tensor(inside, dtype=torch.int32).to(device, non_blocking=True)  # (C,)
+                mask = torch.arange(inside[-1], device=device) < counts[:, None]  # (C, W)
+            yield Block(slice(start, start + len(inside)), rows, inside[-1], mask, counts)
+            row = rows.stop
+        begin = end
 
 
 def image_tile(regions: int, images: int, size: Budget) -> int:

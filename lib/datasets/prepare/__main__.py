@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lib.config import not_negative
+from lib.config import Parser, not_negative
 from lib.datasets.layout import DATA_NAMES
 from lib.datasets.prepare.check import check_data
 from lib.datasets.prepare.cxc import prepare_cxc
@@ -22,7 +22,7 @@ from lib.errors import script
 
 def build_parser() -> argparse.ArgumentParser:
     """The five commands and their options."""
-    parser = argparse.ArgumentParser(prog="python -m lib.datasets.prepare", description=__doc__)
+    parser = Parser(prog="python -m lib.datasets.prepare", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     captions = commands.add_parser(
         "captions", help="captions, ids, image paths from dataset_coco.json / _flickr30k.json"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from lib.config import Parser
 from lib.datasets.layout import DATA_NAMES
 from lib.datasets.sample.writing import SampleConfig, write_sample
 from lib.errors import script
@@ -14,7 +14,7 @@ from lib.errors import script
 def main(argv: list[str] | None = None) -> None:
     """Draw the sample data sets and write the tiny BERT."""
     defaults = SampleConfig()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lib.datasets.sample",
         description="Draw scenes of coloured shapes with captions, boxes and region features into OUT/coco and "
         "OUT/f30k, and write a tiny BERT for them into OUT/bert. The same settings write the same bytes.",

@@ -1,0 +1,271 @@
+"""eval.py from the command line to its tables and files, on checkpoints that train.py wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eval as script
+from lib.checkpoint import convert, read_checkpoint
+from lib.evaluation.metrics import retrieval_metrics
+from lib.evaluation.results import checkpoint_hash
+from tests import helpers
+from tests.helpers import HEADS, error_line, eval_arguments, evaluate, scalars
+
+pytestmark = pytest.mark.usefixtures("single_thread")
+RECALLS = ("r1", "r5", "r10", "medr", "meanr")
+
+
+@pytest.fixture(scope="module")
+def best(runs) -> Path:
+    return runs("esl_a") / "model_best.pth"
+
+
+@pytest.fixture(scope="module")
+def coco_run(sample, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("coco_run")
+    return helpers.train(sample, folder, "--num_epochs", 1, "--similarity", "esl_h", data_name="coco")
+
+
+def figures(row: dict) -> list[float]:
+    """The figures of a row of the JSON file in the order of the table."""
+    return [row[d][m] for d in ("i2t", "t2i") for m in RECALLS] + [row["rsum"]]
+
+
+def table_rows(output: str) -> dict[str, list[float]]:
+    """Label and figures of every row of the printed tables."""
+    rows = {}
+    for line in output.splitlines():
+        found = re.fullmatch(r"(\S.*?)  +((?:-?[\d.]+[ |]*){11})", line)
+        if found:
+            rows[found[1].rstrip()] = [float(number) for number in re.findall(r"[\d.]+", found[2])]
+    return rows
+
+
+@pytest.mark.parametrize("similarity", HEADS)
+def test_the_table_and_the_json_file_hold_the_same_figures(sample, runs, tmp_path, capsys, similarity):
+    evaluate(sample, runs(similarity) / "model_best.pth", "--output", tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert file.name == "metrics_f30k_test.json"
+    info = json.loads(file.read_text())
+    printed = table_rows(capsys.readouterr().out)
+    assert [row["protocol"] for row in info["results"]] == ["Flickr30K 10 images"]
+    assert printed["Flickr30K 10 images"] == pytest.approx(figures(info["results"][0]), abs=0.05)
+    row = info["results"][0]
+    assert row["rsum"] == pytest.approx(sum(row[d][m] for d in ("i2t", "t2i") for m in RECALLS[:3]))
+    assert (info["dataset"], info["split"], info["limit"]) == ("f30k", "test", None)
+    assert (info["images"], info["captions"]) == (10, 50)
+    assert info["checkpoint"] == "model_best.pth"
+    assert info["checkpoint_hash"] == checkpoint_hash(runs(similarity) / "model_best.pth")
+    assert info["config"]["similarity"] == similarity
+
+
+@pytest.mark.parametrize("similarity", HEADS)
+def test_the_recalls_are_those_that_training_logged_for_the_same_split(sample, runs, tmp_path, similarity):
+    folder = runs(similarity)
+    evaluate(sample, folder / "checkpoint.pth", "--split", "dev", "--batch_size", 24, "--output", tmp_path)
+    row = json.loads((tmp_path / "metrics_f30k_dev.json").read_text())["results"][0]
+    logged = scalars(folder / "log")
+    assert row["rsum"] == pytest.approx(logged["dev/rsum"][-1][1], rel=1e-6)
+    for direction in ("i2t", "t2i"):
+        for name in RECALLS:
+            assert row[direction][name] == pytest.approx(logged[f"dev/{direction}_{name}"][-1][1], rel=1e-6)
+
+
+def test_batch_size_workers_and_score_memory_do_not_change_the_matrix(sample, best, tmp_path):
+    variants = ((), ("--batch_size", 3), ("--workers", 2, "--batch_size", 1), ("--score_memory", 1))
+    matrices = []
+    for number, flags in enumerate(variants):
+        evaluate(sample, best, "--save_results", "--output", tmp_path / str(number), *flags)
+        matrices.append(np.load(tmp_path / str(number) / "results_f30k.npy"))
+    for matrix in matrices[1:]:
+        np.testing.assert_allclose(matrix, matrices[0], rtol=0, atol=1e-6 * abs(matrices[0]).max())
+
+
+def test_save_results_writes_a_plain_float32_matrix_and_its_json_beside_the_checkpoint(sample, best, tmp_path):
+    checkpoint = Path(shutil.copy(best, tmp_path / "model_best.pth"))
+    evaluate(sample, checkpoint, "--save_results")
+    names = {"model_best.pth", "results_f30k.npy", "results_f30k.json", "metrics_f30k_test.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    matrix = np.load(tmp_path / "results_f30k.npy", mmap_mode="r", allow_pickle=False)
+    assert matrix.dtype == np.float32 and matrix.shape == (10, 50)
+    info = json.loads((tmp_path / "results_f30k.json").read_text())
+    assert info == json.loads((tmp_path / "metrics_f30k_test.json").read_text())
+    assert info["results"][0]["rsum"] == pytest.approx(retrieval_metrics(matrix).rsum)
+
+
+def test_a_checkpoint_in_the_released_format_gives_the_same_matrix(sample, best, tmp_path):
+    (tmp_path / "released").mkdir()
+    (tmp_path / "ours").mkdir()
+    convert(best, tmp_path / "released" / "model_best.pth", "released")
+    shutil.copy(best, tmp_path / "ours" / "model_best.pth")
+    for name in ("released", "ours"):
+        evaluate(sample, tmp_path / name / "model_best.pth", "--save_results")
+    released, ours = (np.load(tmp_path / name / "results_f30k.npy") for name in ("released", "ours"))
+    np.testing.assert_array_equal(released, ours)
+
+
+def test_limited_results_are_marked_in_the_table_the_json_and_the_file_name(sample, best, tmp_path, capsys):
+    evaluate(sample, best, "--limit", 4, "--output", tmp_path)
+    assert "Flickr30K (first 4 images)" in table_rows(capsys.readouterr().out)
+    info = json.loads((tmp_path / "metrics_f30k_test_limited.json").read_text())
+    assert (info["limit"], info["images"], info["captions"]) == (4, 4, 20)
+    evaluate(sample, best, "--limit", 10, "--output", tmp_path / "whole")
+    assert (tmp_path / "whole" / "metrics_f30k_test.json").is_file()
+
+
+def test_coco_testall_gives_five_folds_their_mean_and_the_whole_from_one_matrix(sample, coco_run, tmp_path, capsys):
+    checkpoint = coco_run / "model_best.pth"
+    evaluate(sample, checkpoint, "--save_results", "--output", tmp_path, data_name="coco")
+    printed = table_rows(capsys.readouterr().out)
+    info = json.loads((tmp_path / "metrics_coco_testall.json").read_text())
+    labels = [*(f"COCO 5 images fold {n}" for n in range(1, 6)), "COCO 5 images mean", "COCO 25 images"]
+    assert [row["protocol"] for row in info["results"]] == labels
+    for row in info["results"]:
+        assert printed[row["protocol"]] == pytest.approx(figures(row), abs=0.05)
+    matrix = np.load(tmp_path / "results_coco.npy")
+    folds = [retrieval_metrics(matrix[5 * n : 5 * n + 5, 25 * n : 25 * n + 25]).rsum for n in range(5)]
+    assert [row["rsum"] for row in info["results"]] == pytest.approx(
+        [*folds, sum(folds) / 5, retrieval_metrics(matrix).rsum]
+    )
+    evaluate(sample, checkpoint, "--split", "test", "--output", tmp_path, data_name="coco")
+    first = json.loads((tmp_path / "metrics_coco_test.json").read_text())["results"]
+    assert len(first) == 1 and first[0]["rsum"] == pytest.approx(folds[0])  # test is the first fold of testall
+
+
+def test_cxc_recalls_of_four_tasks_are_printed_and_saved(sample, coco_run, tmp_path, capsys):
+    evaluate(sample, coco_run / "model_best.pth", "--evaluate_cxc", "--output", tmp_path, data_name="coco")
+    info = json.loads((tmp_path / "metrics_coco_testall.json").read_text())
+    assert set(info["cxc"]) == {"i2t", "t2i", "t2t", "i2i"}
+    recalls = [info["cxc"][task][name] for task in ("i2t", "t2i", "t2t", "i2i") for name in ("r1", "r5", "r10")]
+    assert all(0 <= value <= 100 for value in recalls) and len(set(recalls)) > 4
+    output = capsys.readouterr().out
+    line = next(line for line in output.splitlines() if line.startswith(f"{coco_run.name}/model_best.pth"))
+    assert [float(number) for number in re.findall(r"\d+\.\d", line)] == pytest.approx(recalls, abs=0.05)
+
+
+def test_without_a_path_every_released_folder_of_the_data_set_is_evaluated(sample, runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, similarity in (("f30k_esl_a", "esl_a"), ("f30k_vse", "vse_infty"), ("coco_esl", "esl_h")):
+        (tmp_path / "runs/release_weights" / name).mkdir(parents=True)
+        shutil.copy(runs(similarity) / "model_best.pth", tmp_path / "runs/release_weights" / name)
+    (tmp_path / "runs/release_weights/f30k_vse/model_best.pth").rename(
+        tmp_path / "runs/release_weights/f30k_vse/anything.pth"
+    )
+    evaluate(sample, None)
+    output = capsys.readouterr().out
+    assert "f30k_esl_a/model_best.pth" in output and "f30k_vse/anything.pth" in output and "coco_esl" not in output
+    for name in ("f30k_esl_a", "f30k_vse"):
+        assert (tmp_path / "runs/release_weights" / name / "metrics_f30k_test.json").is_file()
+    summary = [line for line in output.splitlines() if line.startswith("Flickr30K 10 images  f30k_")]
+    assert len(summary) == 2
+
+
+def test_no_released_weights_say_where_they_were_looked_for(sample, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = error_line(script.main, eval_arguments(sample, None), capsys)
+    assert f"{tmp_path}/runs/release_weights/f30k_*" in message and "--model_path" in message
+
+
+def test_several_checkpoints_are_summed_up_in_one_table(sample, runs, tmp_path, capsys):
+    paths = [shutil.copytree(runs(s), tmp_path / s) / "model_best.pth" for s in ("esl_a", "esl_h")]
+    evaluate(sample, paths[0], "--model_path", *paths)
+    printed = table_rows(capsys.readouterr().out)
+    for path in paths:
+        info = json.loads((path.parent / "metrics_f30k_test.json").read_text())
+        label = f"Flickr30K 10 images  {path.parent.name}/model_best.pth"
+        assert printed[label] == pytest.approx(figures(info["results"][0]), abs=0.05)
+
+
+def test_bf16_gives_close_scores_and_is_named(sample, best, tmp_path):
+    for precision in ("float32", "bf16"):
+        flags = ("--precision", precision, "--save_results", "--output", tmp_path / precision)
+        evaluate(sample, best, *flags)
+    exact, rough = (np.load(tmp_path / precision / "results_f30k.npy") for precision in ("float32", "bf16"))
+    assert 0 < abs(rough - exact).max() < 0.05 * abs(exact).max()
+    infos = [json.loads((tmp_path / name / "results_f30k.json").read_text()) for name in ("float32", "bf16")]
+    assert [info["precision"] for info in infos] == ["float32", "bf16"]
+    assert infos[1]["results"][0]["rsum"] == pytest.approx(infos[0]["results"][0]["rsum"], abs=40)
+
+
+def test_grid_checkpoints_are_evaluated_from_raw_images(sample, tmp_path, capsys):
+    folder = helpers.train(sample, tmp_path, *helpers.grid_flags("--batch_size", 60))
+    evaluate(sample, folder / "checkpoint.pth", "--split", "dev", "--batch_size", 60)
+    row = json.loads((folder / "metrics_f30k_dev.json").read_text())["results"][0]
+    assert row["rsum"] == pytest.approx(scalars(folder / "log")["dev/rsum"][-1][1], rel=1e-6)
+    assert "grid features (tiny)" in capsys.readouterr().out
+    assert read_checkpoint(folder / "checkpoint.pth").config.input_scale_factor == 0.25
+
+
+# ---- bad input ----
+
+BAD_INPUT = {
+    "no such checkpoint": (["--model_path", "{tmp}/none.pth"], ["{tmp}/none.pth", "no such file"]),
+    "a folder as checkpoint": (["--model_path", "{tmp}"], ["{tmp}", "is a folder"]),
+    "an empty checkpoint": (["--model_path", "{tmp}/empty.pth"], ["{tmp}/empty.pth", "is empty"]),
+    "a truncated checkpoint": (["--model_path", "{tmp}/half.pth"], ["{tmp}/half.pth", "truncated or damaged"]),
+    "unknown data set": (["--dataset", "flickr"], ["--data_name", "'flickr'", "coco", "f30k"]),
+    "unknown split": (["--split", "val"], ["'val'", "dev", "test"]),
+    "split of coco alone": (["--split", "testall"], ["testall", "dev", "test"]),
+    "no data folder": (["--data_path", "{tmp}/none"], ["{tmp}/none", "precomp"]),
+    "features of another size": (["--data_path", "{tmp}/f30k"], ["test_ims.npy", "size 20", "32"]),
+    "no tokenizer": (["--bert_path", "{tmp}"], ["{tmp}", "tokenizer"]),
+    "cxc on f30k": (["--evaluate_cxc"], ["--evaluate_cxc", "testall", "coco"]),
+    "limit of nothing": (["--limit", 0], ["--limit", "0"]),
+    "unwritable output": (["--output", "{tmp}/empty.pth/out"], ["{tmp}/empty.pth/out", "cannot be written"]),
+    "unknown flag": (["--modelpath", "x"], ["--modelpath"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_that_names_it(sample, best, tmp_path, capsys, monkeypatch, case):
+    monkeypatch.setattr(script, "score_split", lambda *_, **__: pytest.fail("scoring started"))
+    flags, expected = BAD_INPUT[case]
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "half.pth").write_bytes(best.read_bytes()[:100_000])
+    if case == "features of another size":
+        file = helpers.copy_precomp(sample, tmp_path) / "test_ims.npy"
+        np.save(file, np.load(file)[..., :20])
+    flags = [str(flag).format(tmp=tmp_path) for flag in flags]
+    message = error_line(script.main, eval_arguments(sample, best, *flags), capsys)
+    for part in expected:
+        assert part.format(tmp=tmp_path) in message
+
+
+def test_annotations_of_other_images_are_refused(sample, coco_run, tmp_path, capsys):
+    precomp = helpers.copy_precomp(sample, tmp_path, "coco")
+    shutil.copytree(sample / "coco/cxc_annots", tmp_path / "coco/cxc_annots")
+    ids = (precomp / "testall_ids.txt").read_text().split()
+    (precomp / "testall_ids.txt").write_text("\n".join([*ids[:-5], *["999999"] * 5]) + "\n")
+    arguments = eval_arguments(tmp_path, coco_run / "model_best.pth", "--bert_path", sample / "bert", data_name="coco")
+    message = error_line(script.main, [*arguments, "--evaluate_cxc"], capsys)
+    assert "testall_ids.txt" in message and f"image 24 is {ids[-1]} there and 999999 in the split" in message
+
+
+def test_missing_annotations_are_found_before_scoring(sample, coco_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(script, "score_split", lambda *_, **__: pytest.fail("scoring started"))
+    helpers.copy_precomp(sample, tmp_path, "coco")
+    arguments = eval_arguments(tmp_path, coco_run / "model_best.pth", "--bert_path", sample / "bert", data_name="coco")
+    message = error_line(script.main, [*arguments, "--evaluate_cxc"], capsys)
+    assert str(tmp_path / "coco/cxc_annots") in message
+
+
+def test_nan_in_features_is_one_line_and_code_2_in_a_process_of_its_own(sample, best, tmp_path):
+    file = helpers.copy_precomp(sample, tmp_path) / "test_ims.npy"
+    features = np.load(file)
+    features[20, 1, 2] = np.nan
+    np.save(file, features)
+    arguments = eval_arguments(tmp_path, best, "--bert_path", sample / "bert", "--output", tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, script.__file__, *arguments], capture_output=True, text=True, cwd=Path(script.__file__).parent
+    )
+    assert done.returncode == 2
+    assert "test_ims.npy, row 20, region 1" in helpers.one_error(done.stderr)
+    assert not list((tmp_path / "out").glob("*"))

@@ -1,0 +1,118 @@
+"""Imports run downwards only, and the evaluation of a matrix needs numpy alone."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = [  # from the top; the longest matching name counts
+    ["train", "eval", "eval_ensemble", "lib.score"],
+    ["lib.engine"],
+    ["lib.parallel", "lib.optim", "lib.checkpoint", "lib.evaluation.scoring"],
+    ["lib.model"],
+    ["lib.encoders", "lib.similarity", "lib.datasets"],
+    ["lib.modules"],
+    ["lib.fragments", "lib.functional", "lib.loss", "lib.config", "lib.evaluation", "lib.tracking", "lib.picture"],
+    ["lib.errors", "lib.files", "lib.cxc_csv"],
+]
+APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other
+COMMANDS = {"lib.datasets.extract", "lib.score"}  # their main() may import whatever it needs
+NUMPY_ALONE = ["lib.evaluation.metrics", "lib.evaluation.cxc", "lib.evaluation.report", "lib.evaluation.results"]
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in [*ROOT.glob("*.py"), *(ROOT / "lib").rglob("*.py")]}
+
+
+def nodes(tree: ast.AST, without_main: bool) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if without_main and isinstance(node, ast.FunctionDef) and node.name == "main":
+            continue
+        yield node
+        yield from nodes(node, without_main)
+
+
+@functools.cache
+def imported(module: str) -> set[str]:
+    """Every module that a module of ours imports, at its top or in a function: our own by their full names."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    found = set()
+    for node in nodes(tree, without_main=module in COMMANDS or module.endswith("__main__")):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import; write the whole name"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
+            found |= inside or {node.module}
+    return found
+
+
+def place(module: str) -> tuple[int, str]:
+    """Layer and entry of a module; one that has none fails the test that asks."""
+    fitting = [
+        (len(entry), number, entry)
+        for number, layer in enumerate(LAYERS)
+        for entry in layer
+        if module == entry or module.startswith(f"{entry}.")
+    ]
+    assert fitting, f"{module} has no layer; give it one"
+    _, number, entry = max(fitting)
+    return number, entry
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"lib"}))
+def test_imports_run_downwards_only(module):
+    layer, own = place(module)
+    for name in sorted(imported(module) & set(MODULES) - {"lib"}):
+        other_layer, other = place(name)
+        assert layer <= other_layer, f"{module} imports {name}, which stands above it"
+        if layer == other_layer and own != other:
+            assert own not in APART, f"{module} imports {name}; {own} and {other} don't know each other"
+            assert layer > 0, f"{module} imports {name}; scripts don't import each other"
+
+
+def test_no_module_imports_itself_through_others():
+    done, path = set(), []
+
+    def visit(module: str) -> None:
+        assert module not in path, f"cycle: {' → '.join([*path[path.index(module) :], module])}"
+        if module in done:
+            return
+        path.append(module)
+        for name in sorted(imported(module) & set(MODULES) - {module}):
+            if not module.startswith(f"{name}."):  # a package that a module of it names is being imported already
+                visit(name)
+        path.pop()
+        done.add(module)
+
+    for module in sorted(MODULES):
+        visit(module)
+
+
+@pytest.mark.parametrize("module", NUMPY_ALONE)
+def test_the_evaluation_of_a_matrix_needs_numpy_alone(module):
+    reached, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += imported(name) & set(MODULES)
+    outside = {name.split(".")[0] for each in reached for name in imported(each)} - {"lib"}
+    assert outside - set(sys.stdlib_module_names) == {"numpy"}
+
+
+def test_scores_are_ranked_without_loading_torch():
+    code = f"import sys, {', '.join(NUMPY_ALONE)}; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,532 @@
+"""train.py from the command line to its files: what a run leaves, that it repeats, resumes and refuses bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train as script
+from lib.checkpoint import load_model, read_checkpoint
+from lib.datasets.captions import load_tokenizer
+from tests import helpers
+from tests.helpers import HEADS, content, error_line, run_differences, scalars, train, train_arguments
+
+DESIGN_FLAGS = """
+    data_path data_name logger_name model_name num_epochs batch_size lr_update learning_rate optim margin grad_clip
+    workers log_step val_step resume reset_start_epoch max_violation img_dim embed_size kernel_size no_imgnorm
+    no_txtnorm precomp_enc_type backbone_source backbone_path backbone_lr_factor vse_mean_warmup_epochs
+    backbone_warmup_epochs embedding_warmup_epochs input_scale_factor similarity bert_path val_split seed accumulate
+""".split()
+pytestmark = pytest.mark.usefixtures("single_thread")
+STEPS = 5  # per epoch of the sample: 120 captions in batches of 24
+
+
+@pytest.fixture(scope="module")
+def esl_a(runs) -> Path:
+    return runs("esl_a")
+
+
+# ---- what a run leaves ----
+
+
+@pytest.mark.parametrize("similarity", HEADS)
+def test_a_run_leaves_checkpoints_that_rebuild_the_model_and_a_log(runs, similarity):
+    folder = runs(similarity)
+    assert {path.name for path in folder.iterdir()} == {"checkpoint.pth", "model_best.pth", "log"}
+    latest, best = (read_checkpoint(folder / name) for name in ("checkpoint.pth", "model_best.pth"))
+    assert (latest.epoch, latest.step) == (2, 2 * STEPS)
+    assert latest.optimizer is not None and best.optimizer is None
+    assert latest.best_rsum == best.best_rsum > 0
+    assert latest.config.similarity == similarity and latest.config.img_dim == helpers.IMG_DIM
+    for checkpoint in (latest, best):
+        assert all(torch.isfinite(p).all() for p in load_model(checkpoint).parameters())
+
+
+@pytest.mark.parametrize("similarity", HEADS)
+def test_tensorboard_holds_loss_rate_gradient_times_and_every_recall_of_every_validation(runs, similarity):
+    events = scalars(runs(similarity) / "log")
+    steps = list(range(1, 2 * STEPS + 1))
+    for name in ("loss", "loss_per_pair", "lr", "gradient_norm", "data_time", "step_time"):
+        series = events.pop(f"train/{name}")
+        assert [step for step, _ in series] == steps
+        assert all(math.isfinite(value) and value >= 0 for _, value in series)
+    recalls = {f"dev/{d}_{m}" for d in ("i2t", "t2i") for m in ("r1", "r5", "r10", "medr", "meanr")}
+    assert set(events) == recalls | {"dev/rsum"}
+    assert all([step for step, _ in series] == [STEPS, 2 * STEPS] for series in events.values())
+    six = [events[f"dev/{d}_{m}"][-1][1] for d in ("i2t", "t2i") for m in ("r1", "r5", "r10")]
+    assert events["dev/rsum"][-1][1] == pytest.approx(sum(six), abs=1e-3)
+
+
+@pytest.mark.parametrize("similarity", HEADS)
+def test_the_loss_falls(sample, tmp_path, similarity):
+    flags = ("--similarity", similarity, "--learning_rate", 2e-3, "--vse_mean_warmup_epochs", 2)
+    losses = [loss for _, loss in scalars(train(sample, tmp_path / "run", *flags) / "log")["train/loss"]]
+    assert sum(losses[STEPS:]) < 0.9 * sum(losses[:STEPS])
+
+
+def test_the_log_has_a_line_every_log_step_and_at_the_end_of_an_epoch(esl_a):
+    log = (esl_a / "log" / "train.log").read_text(encoding="utf-8")
+    lines = re.findall(r"epoch (\d) step (\d)/5  loss [\d.]+ \(mean [\d.]+\)  lr 5\.0e-04  gradient [\d.]+  data", log)
+    assert lines == [(epoch, step) for epoch in "01" for step in "245"]
+    assert "24 images, 120 captions   dev: 10 images, 50 captions" in log
+    assert log.count("f30k dev ") == 2 and "R@1" in log
+    assert f"{content(esl_a / 'checkpoint.pth')['best_rsum']:.1f}" in log.splitlines()[-1]
+
+
+def test_model_best_is_the_epoch_with_the_best_rsum(esl_a):
+    rsums = [value for _, value in scalars(esl_a / "log")["dev/rsum"]]
+    best = content(esl_a / "model_best.pth")
+    assert best["best_rsum"] == pytest.approx(max(rsums), rel=1e-6)
+    assert best["epoch"] == 1 + rsums.index(max(rsums))
+
+
+def test_validating_within_an_epoch_is_logged_and_changes_no_weight(sample, esl_a, tmp_path):
+    folder = train(sample, tmp_path / "run", "--val_step", 2)
+    assert [step for step, _ in scalars(folder / "log")["dev/rsum"]] == [2, 4, 5, 6, 8, 10, 10]
+    assert run_differences(folder / "checkpoint.pth", esl_a / "checkpoint.pth") == []
+
+
+def test_the_validation_split_can_be_named(sample, tmp_path):
+    folder = train(sample, tmp_path / "run", "--val_split", "test", "--num_epochs", 1)
+    assert "test/rsum" in scalars(folder / "log")
+
+
+def test_the_log_folder_can_be_named(sample, tmp_path):
+    train(sample, tmp_path / "run", "--logger_name", tmp_path / "elsewhere", "--num_epochs", 1)
+    assert (tmp_path / "elsewhere" / "train.log").is_file() and not (tmp_path / "run" / "log").exists()
+
+
+# ---- the same run again ----
+
+
+def test_two_runs_with_one_seed_write_identical_weights_with_0_and_2_workers(sample, esl_a, tmp_path):
+    again = train(sample, tmp_path / "again")
+    workers = train(sample, tmp_path / "workers", "--workers", 2)
+    for folder in (again, workers):
+        for name in ("checkpoint.pth", "model_best.pth"):
+            assert run_differences(folder / name, esl_a / name) == []
+
+
+def test_another_seed_trains_another_model(sample, esl_a, tmp_path):
+    folder = train(sample, tmp_path / "run", "--seed", 1)
+    assert run_differences(folder / "checkpoint.pth", esl_a / "checkpoint.pth")
+
+
+@pytest.mark.parametrize("flags", [("--lr_update", 1), ("--optim", "sgd", "--similarity", "vse_infty")])
+def test_resuming_equals_never_having_stopped(sample, tmp_path, flags):
+    whole = train(sample, tmp_path / "whole", *flags)
+    train(sample, tmp_path / "parts", *flags, "--num_epochs", 1)
+    parts = train(sample, tmp_path / "parts", *flags, "--resume", tmp_path / "parts" / "checkpoint.pth")
+    for name in ("checkpoint.pth", "model_best.pth"):
+        assert run_differences(parts / name, whole / name) == []
+    assert content(parts / "checkpoint.pth")["step"] == 2 * STEPS
+    assert not list(parts.glob("earlier_*"))
+    in_parts, in_whole = scalars(parts / "log"), scalars(whole / "log")
+    assert in_parts["train/loss"] == in_whole["train/loss"] and in_parts["dev/rsum"] == in_whole["dev/rsum"]
+
+
+def test_the_learning_rate_after_resuming_past_lr_update_is_a_tenth(sample, tmp_path):
+    train(sample, tmp_path / "first", "--num_epochs", 1)
+    train(sample, tmp_path / "second", "--lr_update", 1, "--resume", tmp_path / "first" / "checkpoint.pth")
+    rates = dict(scalars(tmp_path / "second" / "log")["train/lr"])
+    assert list(rates) == list(range(STEPS + 1, 2 * STEPS + 1))
+    assert all(rate == pytest.approx(5e-5) for rate in rates.values())
+    groups = content(tmp_path / "second" / "checkpoint.pth")["optimizer"]["param_groups"]
+    assert {group["name"]: group["lr"] for group in groups} == pytest.approx({"head": 5e-5, "bert": 5e-6})
+
+
+def test_resuming_says_which_settings_differ(sample, esl_a, tmp_path):
+    train(sample, tmp_path / "run", "--margin", 0.3, "--num_epochs", 3, "--resume", esl_a / "checkpoint.pth")
+    log = (tmp_path / "run" / "log" / "train.log").read_text(encoding="utf-8")
+    assert re.search(r"--margin was 0\.2 .* is 0\.3 now", log) and "--num_epochs was" not in log
+
+
+def test_reset_start_epoch_takes_the_weights_alone(sample, esl_a, tmp_path):
+    flags = ("--resume", esl_a / "model_best.pth", "--reset_start_epoch", "--num_epochs", 1)
+    folder = train(sample, tmp_path / "run", *flags, "--learning_rate", 1e-12)
+    now, before = content(folder / "checkpoint.pth"), content(esl_a / "model_best.pth")
+    assert (now["epoch"], now["step"]) == (1, STEPS)
+    for name, weight in before["model"].items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.allclose(now["model"][name], weight, atol=1e-6), name
+
+
+def test_a_second_run_into_the_same_folder_moves_the_earlier_checkpoints_aside(sample, tmp_path, capsys):
+    folder = train(sample, tmp_path / "run", "--num_epochs", 1)
+    first = {name: (folder / name).read_bytes() for name in ("checkpoint.pth", "model_best.pth")}
+    train(sample, folder, "--num_epochs", 1, "--seed", 1)
+    assert "earlier_1" in capsys.readouterr().err
+    assert {name: (folder / "earlier_1" / name).read_bytes() for name in first} == first
+    assert all((folder / name).read_bytes() != first[name] for name in first)
+    weights = folder / "checkpoint.pth"
+    train(sample, folder, "--num_epochs", 1, "--resume", weights, "--reset_start_epoch")
+    assert sorted(path.name for path in folder.glob("earlier_*")) == ["earlier_1", "earlier_2"]
+
+
+def test_bad_input_leaves_the_checkpoints_of_an_earlier_run_in_place(sample, tmp_path, capsys):
+    folder = train(sample, tmp_path / "run", "--num_epochs", 1)
+    error_line(script.main, train_arguments(sample, folder, "--bert_path", tmp_path), capsys)
+    assert (folder / "checkpoint.pth").is_file() and not list(folder.glob("earlier_*"))
+
+
+def test_a_finished_run_that_is_resumed_trains_nothing(sample, tmp_path, esl_a, capsys):
+    train(sample, tmp_path / "run", "--resume", esl_a / "checkpoint.pth")
+    output = capsys.readouterr().out
+    assert "nothing to train" in output and output.splitlines()[-1].endswith(
+        f"in the run of {esl_a / 'checkpoint.pth'}"
+    )
+    assert not (tmp_path / "run" / "checkpoint.pth").exists()
+
+
+# ---- the recipe ----
+
+
+def test_each_epoch_gets_its_learning_rate_negatives_and_fixed_blocks(sample, tmp_path, monkeypatch):
+    seen = []
+
+    def record(runner, loader, optimizer, recipe, epoch, step, *_):
+        rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        seen.append((epoch, recipe.hardest, runner.model.image_encoder.backbone.fixed_blocks, rates))
+        return step + STEPS
+
+    monkeypatch.setattr(script, "train_one_epoch", record)
+    flags = helpers.grid_flags("--num_epochs", 6, "--embedding_warmup_epochs", 1, "--backbone_warmup_epochs", 1)
+    train(
+        sample, tmp_path / "run", *flags, "--vse_mean_warmup_epochs", 2, "--lr_update", 4, "--backbone_lr_factor", 0.5
+    )
+    assert [epoch for epoch, *_ in seen] == [0, 1, 2, 3, 4, 5]
+    assert [hardest for _, hardest, *_ in seen] == [False, False, True, True, True, True]
+    assert [blocks for _, _, blocks, _ in seen] == [4, 3, 2, 1, 0, 0]
+    for epoch, *_, rates in seen:
+        tenth = 0.1 if epoch >= 4 else 1
+        assert rates == pytest.approx({"head": 5e-4 * tenth, "bert": 5e-5 * tenth, "backbone": 2.5e-4 * tenth})
+
+
+def test_accumulated_batches_train_as_whole_ones_do(sample, tmp_path, monkeypatch):
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    for file in (sample / "bert").iterdir():
+        (bert / file.name).write_bytes(file.read_bytes())
+    config = json.loads((bert / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (bert / "config.json").write_text(json.dumps(config))
+    flags = ("--bert_path", bert, "--num_epochs", 1)
+    losses = [
+        [value for _, value in scalars(train(sample, tmp_path / name, *flags, *more) / "log")["train/loss"]]
+        for name, more in (("whole", ()), ("chunks", ("--accumulate", 3)))
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_grid_training_from_raw_images_repeats_and_resumes_with_0_and_2_workers(sample, tmp_path):
+    flags = helpers.grid_flags("--num_epochs", 2, "--embedding_warmup_epochs", 1, "--lr_update", 1)
+    whole = train(sample, tmp_path / "whole", *flags)
+    train(sample, tmp_path / "parts", *flags, "--workers", 2, "--num_epochs", 1)
+    resume = ("--resume", tmp_path / "parts" / "checkpoint.pth")
+    parts = train(sample, tmp_path / "parts", *flags, "--workers", 2, *resume)
+    assert run_differences(parts / "checkpoint.pth", whole / "checkpoint.pth") == []
+    groups = content(whole / "checkpoint.pth")["optimizer"]["param_groups"]
+    expected = {"head": 5e-5, "bert": 5e-6, "backbone": 5e-7}
+    assert {group["name"]: group["lr"] for group in groups} == pytest.approx(expected)
+
+
+def test_the_backbone_is_frozen_during_embedding_warm_up_and_trains_afterwards(sample, tmp_path):
+    models = []
+    for epochs in (1, 2):
+        flags = helpers.grid_flags("--num_epochs", epochs, "--embedding_warmup_epochs", 1, "--backbone_lr_factor", 1)
+        folder = train(sample, tmp_path / str(epochs), *flags, "--backbone_warmup_epochs", 1)
+        models.append(content(folder / "checkpoint.pth")["model"])
+    changed = {
+        part: any(not torch.equal(models[0][name], models[1][name]) for name in models[0] if f"backbone.{part}" in name)
+        for part in ("conv1", "layer3", "layer4")
+    }
+    assert changed == {"conv1": False, "layer3": False, "layer4": True}
+
+
+# ---- bad input ----
+
+
+def keep_lines(file: Path, count: int) -> None:
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:count]))
+
+
+def change_line(file: Path, number: int, line: str) -> None:
+    lines = file.read_text().splitlines()
+    lines[number - 1] = line
+    file.write_text("\n".join(lines) + "\n")
+
+
+def change_array(file: Path, change) -> None:
+    np.save(file, change(np.load(file)))
+
+
+def value_at(value: float, row: int):
+    def change(array: np.ndarray) -> np.ndarray:
+        array[row, 3, 5] = value
+        return array
+
+    return change
+
+
+BROKEN_DATA = {
+    "features file missing": (
+        lambda d: (d / "dev_ims.npy").unlink(),
+        ["no features file dev_ims.npy", "train_ims.npy"],
+    ),
+    "features file misnamed": (
+        lambda d: (d / "train_ims.npy").rename(d / "training_ims.npy"),
+        ["no features file train_ims.npy", "training_ims.npy"],
+    ),
+    "captions file missing": (lambda d: (d / "train_caps.txt").unlink(), ["no captions file train_caps.txt", "dev"]),
+    "captions no multiple of images": (
+        lambda d: ((d / "train_ids.txt").unlink(), keep_lines(d / "train_caps.txt", 119)),
+        ["train_", "119 captions", "24"],
+    ),
+    "ids of another number": (lambda d: keep_lines(d / "train_ids.txt", 23), ["train_", "23 ids", "120 captions"]),
+    "id that is no number": (lambda d: change_line(d / "dev_ids.txt", 7, "seven"), ["dev_ids.txt, line 7", "seven"]),
+    "features of wrong rank": (
+        lambda d: change_array(d / "dev_ims.npy", lambda a: a[:, 0]),
+        ["dev_ims.npy", "(50, 32)", "expected"],
+    ),
+    "features of wrong size": (
+        lambda d: change_array(d / "train_ims.npy", lambda a: a[..., :20]),
+        ["train_ims.npy", "size 20", "32"],
+    ),
+    "features of wrong type": (
+        lambda d: change_array(d / "train_ims.npy", lambda a: a.astype(np.float64)),
+        ["train_ims.npy", "float64", "float32"],
+    ),
+    "features of another number": (
+        lambda d: change_array(d / "train_ims.npy", lambda a: a[:20]),
+        ["train_", "20 feature rows", "24 images"],
+    ),
+    "truncated features": (
+        lambda d: (d / "train_ims.npy").write_bytes((d / "train_ims.npy").read_bytes()[:-100]),
+        ["train_ims.npy", "truncated", str(24 * 36 * 32 * 4 + 128)],
+    ),
+    "no features at all in the file": (lambda d: (d / "dev_ims.npy").write_bytes(b""), ["dev_ims.npy", ".npy array"]),
+    "NaN in training features": (
+        lambda d: change_array(d / "train_ims.npy", value_at(np.nan, 11)),
+        ["train_ims.npy, row 11, region 3", "NaN"],
+    ),
+    "infinity in dev features": (
+        lambda d: change_array(d / "dev_ims.npy", value_at(np.inf, 45)),
+        ["dev_ims.npy, row 45, region 3", "infinity"],
+    ),
+    "mask of wrong shape": (
+        lambda d: np.save(d / "train_mask.npy", np.ones((24, 35), bool)),
+        ["train_mask.npy", "(24, 35)", "(24, 36)"],
+    ),
+    "empty captions file": (lambda d: (d / "train_caps.txt").write_text(""), ["train_caps.txt", "empty"]),
+    "empty caption": (lambda d: change_line(d / "dev_caps.txt", 13, "  "), ["dev_caps.txt, line 13", "empty caption"]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_DATA)
+def test_broken_data_is_one_line_that_names_file_and_number(sample, tmp_path, capsys, case):
+    damage, expected = BROKEN_DATA[case]
+    damage(helpers.copy_precomp(sample, tmp_path))
+    arguments = train_arguments(tmp_path, tmp_path / "run", "--bert_path", sample / "bert")
+    message = error_line(script.main, arguments, capsys)
+    for part in expected:
+        assert part in message
+
+
+BAD_FLAGS = {
+    "embed_size below 256": (["--embed_size", 255], ["--embed_size is 255", "256"]),
+    "kernel_size too large": (["--kernel_size", 3], ["--kernel_size", "6561"]),
+    "unknown data set": (["--data_name", "flickr"], ["--data_name", "flickr", "coco", "f30k"]),
+    "unknown split": (["--val_split", "val"], ["'val'", "dev", "test"]),
+    "unknown head": (["--similarity", "clip"], ["--similarity", "clip", "esl_a"]),
+    "number that is none": (["--batch_size", "many"], ["--batch_size", "many"]),
+    "negative number": (["--learning_rate", "-1"], ["--learning_rate", "-1"]),
+    "unknown flag": (["--batchsize", 3], ["--batchsize"]),
+    "no data folder": (["--data_path", "{tmp}/none"], ["{tmp}/none", "precomp", "f30k_precomp"]),
+    "no BERT": (["--bert_path", "{tmp}/bert"], ["{tmp}/bert", "--bert_path"]),
+    "unknown device": (["--device", "gpu"], ["--device", "'gpu'"]),
+    "device that is not there": (["--device", "cuda:99"], ["--device", "cuda:99"]),
+    "no checkpoint": (["--resume", "{tmp}/checkpoint.pth"], ["{tmp}/checkpoint.pth", "no such file"]),
+    "no checkpoint but text": (["--resume", __file__], [__file__, "checkpoint"]),
+    "checkpoint of another head": (
+        ["--resume", "{run}/checkpoint.pth", "--similarity", "esl_h"],
+        ["{run}/checkpoint.pth", "esl_a", "esl_h"],
+    ),
+    "checkpoint of another size": (
+        ["--resume", "{run}/checkpoint.pth", "--embed_size", 260],
+        ["{run}/checkpoint.pth", "embed_size 256", "embed_size 260"],
+    ),
+    "checkpoint without optimizer": (
+        ["--resume", "{run}/model_best.pth"],
+        ["{run}/model_best.pth", "--reset_start_epoch"],
+    ),
+    "checkpoint of another optimizer": (["--resume", "{run}/checkpoint.pth", "--optim", "sgd"], ["--optim"]),
+    "output folder is a file": (["--model_name", "{tmp}/file"], ["{tmp}/file", "cannot be written", "--model_name"]),
+    "output folder below a file": (["--model_name", "{tmp}/file/run"], ["{tmp}/file/run", "cannot be written"]),
+    "log folder below a file": (["--logger_name", "{tmp}/file/log"], ["{tmp}/file/log", "cannot be written"]),
+    "no raw images": (
+        ["--precomp_enc_type", "backbone", "--backbone_source", "tiny", "--data_path", "{tmp}/f30k"],
+        ["{tmp}/f30k", "flickr30k-images"],
+    ),
+    "no detector weights": (
+        ["--precomp_enc_type", "backbone", "--backbone_path", "{tmp}/weights.pth"],
+        ["{tmp}/weights.pth", "no such file"],
+    ),
+    "image list with a missing file": (
+        ["--precomp_enc_type", "backbone", "--backbone_source", "tiny", "--image_list", "{tmp}/file"],
+        ["nowhere.jpg", "missing"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_bad_flags_are_one_line_that_names_them(sample, esl_a, tmp_path, capsys, monkeypatch, case):
+    monkeypatch.setattr(script, "train_one_epoch", lambda *_: pytest.fail("training started"))
+    flags, expected = BAD_FLAGS[case]
+    (tmp_path / "file").write_text("nowhere.jpg\n")
+    if case == "no raw images":
+        helpers.copy_precomp(sample, tmp_path)
+    places = {"tmp": tmp_path, "run": esl_a}
+    flags = [str(flag).format(**places) for flag in flags]
+    message = error_line(script.main, train_arguments(sample, tmp_path / "run", *flags), capsys)
+    for part in expected:
+        assert part.format(**places) in message
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_a_tokenizer_of_another_model_is_refused(sample, tmp_path, capsys):
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    for file in (sample / "bert").iterdir():
+        (bert / file.name).write_bytes(file.read_bytes())
+    tokenizer = json.loads((bert / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    size = len(vocabulary)
+    vocabulary |= {f"extra{number}": size + number for number in range(3)}
+    (bert / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (bert / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    assert load_tokenizer(bert).vocab_size == size + 3
+    message = error_line(script.main, train_arguments(sample, tmp_path / "run", "--bert_path", bert), capsys)
+    assert f"{size + 3} entries" in message and str(size) in message
+
+
+def test_a_missing_raw_image_is_found_before_training_and_named(sample, tmp_path, capsys):
+    helpers.copy_precomp(sample, tmp_path)
+    for name in ("id_mapping.json", "flickr30k-images"):
+        (tmp_path / "f30k" / name).symlink_to(sample / "f30k" / name)
+    mapping = json.loads((sample / "f30k" / "id_mapping.json").read_text())
+    (tmp_path / "f30k" / "id_mapping.json").unlink()
+    image_id = (sample / "f30k/precomp/train_ids.txt").read_text().split()[4]
+    (tmp_path / "f30k" / "id_mapping.json").write_text(json.dumps(mapping | {image_id: "gone.jpg"}))
+    arguments = train_arguments(tmp_path, tmp_path / "run", *helpers.grid_flags("--bert_path", sample / "bert"))
+    assert "gone.jpg" in error_line(script.main, arguments, capsys)
+
+
+def test_captions_beyond_berts_positions_are_cut_with_one_warning(sample, tmp_path, capsys):
+    precomp = helpers.copy_precomp(sample, tmp_path)
+    for number in (2, 5):
+        change_line(precomp / "train_caps.txt", number, "a red circle " * 300)
+    train(tmp_path, tmp_path / "run", "--bert_path", sample / "bert", "--num_epochs", 1, "--similarity", "vse_infty")
+    stderr = capsys.readouterr().err
+    assert stderr.count("warning") == 1 and "2 of 120 captions cut to 512" in stderr
+
+
+def test_bad_input_is_one_line_and_code_2_in_a_process_of_its_own(sample, tmp_path):
+    precomp = helpers.copy_precomp(sample, tmp_path)
+    change_array(precomp / "train_ims.npy", value_at(np.nan, 11))
+    arguments = train_arguments(tmp_path, tmp_path / "run", "--bert_path", sample / "bert", "--workers", 1)
+    done = subprocess.run(
+        [sys.executable, script.__file__, *arguments], capture_output=True, text=True, cwd=Path(script.__file__).parent
+    )
+    assert done.returncode == 2
+    assert "train_ims.npy, row 11" in helpers.one_error(done.stderr)
+
+
+# ---- crashes ----
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_earlier_one(
+    sample, tmp_path, capsys, monkeypatch
+):
+    save, calls = torch.save, []
+
+    def full(content, path, *rest):
+        calls.append(path)
+        if len(calls) <= 2:
+            return save(content, path, *rest)
+        Path(path).write_bytes(b"PK half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    message = error_line(script.main, train_arguments(sample, tmp_path / "run"), capsys)
+    assert ".pth: cannot be written" in message and "No space left" in message
+    for name in ("checkpoint.pth", "model_best.pth"):
+        assert read_checkpoint(tmp_path / "run" / name).epoch == 1
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint.pth", "model_best.pth", "log"}
+
+
+def test_a_crash_between_the_two_files_loses_neither_the_epoch_nor_the_best_model(sample, esl_a, tmp_path, monkeypatch):
+    save_checkpoint = script.save_checkpoint
+
+    def crash(path, *arguments, **state):
+        if path.name == "checkpoint.pth" and state["epoch"] == 2:
+            raise MemoryError
+        save_checkpoint(path, *arguments, **state)
+
+    monkeypatch.setattr(script, "save_checkpoint", crash)
+    with pytest.raises(MemoryError):
+        train(sample, tmp_path / "run")
+    monkeypatch.undo()
+    train(sample, tmp_path / "run", "--resume", tmp_path / "run" / "checkpoint.pth")
+    for name in ("checkpoint.pth", "model_best.pth"):
+        assert run_differences(tmp_path / "run" / name, esl_a / name) == []
+
+
+def test_a_crash_in_the_middle_of_an_epoch_leaves_a_checkpoint_to_go_on_from(sample, esl_a, tmp_path, monkeypatch):
+    train_one_epoch = script.train_one_epoch
+
+    def crash(*arguments):
+        def stop(step: int) -> None:
+            if step == STEPS + 2:
+                raise MemoryError
+
+        return train_one_epoch(*arguments[:-1], stop)
+
+    monkeypatch.setattr(script, "train_one_epoch", crash)
+    with pytest.raises(MemoryError):
+        train(sample, tmp_path / "run")
+    monkeypatch.undo()
+    train(sample, tmp_path / "run", "--resume", tmp_path / "run" / "checkpoint.pth")
+    assert run_differences(tmp_path / "run" / "checkpoint.pth", esl_a / "checkpoint.pth") == []
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_written(sample, tmp_path, capsys):
+    flags = ("--learning_rate", 1e30, "--grad_clip", 0, "--similarity", "vse_infty")
+    message = error_line(script.main, train_arguments(sample, tmp_path / "run", *flags), capsys)
+    assert "the loss is nan" in message and "--learning_rate" in message
+
+
+# ---- the command line ----
+
+
+def test_help_mentions_every_flag_of_the_design(capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for flag in DESIGN_FLAGS:
+        assert re.search(rf"^  --{flag}\b", text, re.M), flag
+    assert "{esl_a,esl_h,vse_infty}" in text
+
+
+def test_defaults_follow_the_data_set_and_the_head():
+    args = script.parse(["--data_name", "coco", "--similarity", "esl_h"])
+    assert (args.data_path, args.model_name) == ("data/coco", "runs/coco_esl_h")
+    assert args.logger_name == "runs/coco_esl_h/log"
