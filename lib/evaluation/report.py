@@ -68,7 +68,9 @@ def evaluate_matrix(
         rows = _fold_rows(name, n_images // 5, *folds(scores, image_of_caption))
     if split not in (None, "testall" if dataset == "coco" else "test"):
         name = f"{name} {split}"
-    label = f"{name} (first {n_images} images)" if limit else f"{name} {_size(n_images)}"
+    # "COCO 1K" would read as the mean of five folds, so a testall of another size than COCO's says its number of images
+    size = f"{n_images} images" if rows and n_images != 5000 else _size(n_images)
+    label = f"{name} (first {n_images} images)" if limit else f"{name} {size}"
     return [*rows, Row(label, retrieval_metrics(scores, image_of_caption))]
 
 
