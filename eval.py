@@ -77,11 +77,12 @@ def main(argv: list[str] | None = None) -> None:
     devices = visible_devices(args.device)
     paths = [Path(path) for path in args.model_path] if args.model_path else released_files(args.dataset)
     tokenizer = load_tokenizer(args.bert_path)
-    for path in paths:
-        if path.is_file():
-            check_writable(output_folder(path, args), "--output")
+    for path in paths:  # before the first takes its time
+        if not path.exists():
+            raise InputError(f"{path}: no such file; --model_path names checkpoints")
+        check_writable(output_folder(path, args), "--output")
     results, cxc_rows, correlation_rows = [], [], []
-    for path in paths:
+    for path, place in zip(paths, output_places(paths, args), strict=True):
         began = time.perf_counter()
         checkpoint = read_checkpoint(path, local_bert_values(args.bert_path))
         split = open_split(
@@ -122,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
             correlation_rows.append((name, info["cxc_correlations"]))
             print(report.format_cxc(cxc_rows[-1:], with_published=len(paths) == 1 and split.n_images == COCO_IMAGES))
             print(report.format_correlations(correlation_rows[-1:]))
-        write_outputs(path, args, scores.matrix, info)
+        write_outputs(place, args, scores.matrix, info)
         print(f"{time.perf_counter() - began:.1f} s\n")
         encoder = checkpoint.config.backbone_source if checkpoint.config.grid else "region"
         results.append(report.ModelResult(name, rows, checkpoint.config.similarity, encoder))
@@ -172,16 +173,26 @@ def cxc_annotations(args: argparse.Namespace, split: Split) -> Annotations:
     return annotations
 
 
-def write_outputs(path: Path, args: argparse.Namespace, matrix: np.ndarray, info: dict) -> None:
-    """The figures as JSON, and the matrix where it was asked for."""
-    folder = output_folder(path, args)
-    figures = folder / f"metrics_{args.dataset}_{args.split}{'_limited' if info['limit'] else ''}.json"
+def write_outputs(place: tuple[Path, str], args: argparse.Namespace, matrix: np.ndarray, info: dict) -> None:
+    """The figures as JSON, and the matrix where it was asked for; a part of a split never replaces the whole's."""
+    folder, own = place
+    ending = f"{'_limited' if info['limit'] else ''}{own}"
+    figures = folder / f"metrics_{args.dataset}_{args.split}{ending}.json"
     write_json(figures, plain(info))
     print(f"figures: {figures}")
     if args.save_results:
-        target = folder / f"results_{args.dataset}.npy"
+        target = folder / f"results_{args.dataset}{ending}.npy"
         save_results(target, matrix, info)
         print(f"matrix:  {target}")
+
+
+def output_places(paths: list[Path], args: argparse.Namespace) -> list[tuple[Path, str]]:
+    """The folder of each checkpoint's results, and what is added to their names where checkpoints share a folder."""
+    folders = [output_folder(path, args) for path in paths]
+    return [
+        (folder, f"_{path.parent.name}_{path.stem}" if folders.count(folder) > 1 else "")
+        for path, folder in zip(paths, folders, strict=True)
+    ]
 
 
 def output_folder(path: Path, args: argparse.Namespace) -> Path:

@@ -30,6 +30,7 @@ case "$BACKBONE" in
     *) echo "error: BACKBONE is '$BACKBONE', expected detector, wsl or imagenet_res152" >&2; exit 2 ;;
 esac
 
+if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
 exec python train.py \
     --data_path "$DATA_ROOT/$DATASET" --data_name "$DATASET" --bert_path "$BERT_PATH" \
     --model_name "$OUT" --logger_name "$OUT/log" \

@@ -22,6 +22,7 @@ case "$SIMILARITY" in
     *) echo "error: SIMILARITY is '$SIMILARITY', expected esl_a, esl_h or vse_infty" >&2; exit 2 ;;
 esac
 
+if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
 exec python train.py \
     --data_path "$DATA_ROOT/$DATASET" --data_name "$DATASET" --bert_path "$BERT_PATH" \
     --model_name "$OUT" --logger_name "$OUT/log" \

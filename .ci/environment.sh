@@ -1,9 +1,10 @@
 # Sourced by demo.sh, test.sh and .ci/run: makes `python` a Python with the packages that this project needs.
-# An active virtual environment is used as it is; else .venv is made here. $1 names the requirements file.
+# An active virtual or conda environment is used as it is; else .venv is made here. $1 names the requirements file.
 
 environment() {
-    if [ -n "${VIRTUAL_ENV:-}" ]; then
-        PATH="$VIRTUAL_ENV/bin:$PATH"
+    local active="${VIRTUAL_ENV:-${CONDA_PREFIX:-}}"
+    if [ -n "$active" ]; then
+        PATH="$active/bin:$PATH"
     else
         local base
         for base in python3.12 python3.11 python3.13 python3; do
@@ -15,7 +16,7 @@ environment() {
         PATH="$PWD/.venv/bin:$PATH"
     fi
     export PATH
-    local stamp="${VIRTUAL_ENV:-$PWD/.venv}/.installed-$1" wanted
+    local stamp="${active:-$PWD/.venv}/.installed-$1" wanted
     wanted="$(cat requirements.txt "$1" | cksum)"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing $1 (torch and its libraries are about 3 GB) ..."

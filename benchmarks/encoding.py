@@ -43,7 +43,11 @@ def batches(lengths: np.ndarray, tokens: int, by_length: bool, batch_size: int) 
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.encoding",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--captions", type=int, default=2000)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=128)

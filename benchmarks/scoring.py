@@ -98,7 +98,11 @@ def measure(head, images: Fragments, captions: Fragments, rounds: int, loop_roun
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scoring",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--captions", type=int, default=1000)
     parser.add_argument("--regions", type=int, default=36)

@@ -10,6 +10,7 @@ import argparse
 import resource
 import statistics
 import time
+from dataclasses import replace
 
 import torch
 from transformers import BertConfig, BertModel
@@ -18,8 +19,10 @@ from benchmarks.common import machine, print_table, write_json
 from benchmarks.released_loop import score_by_caption
 from benchmarks.scoring import items, timed
 from lib.config import ModelConfig
-from lib.encoders.image import RegionEncoder
+from lib.encoders.backbones import CHANNELS, SOURCES, build_backbone
+from lib.encoders.image import GridEncoder, RegionEncoder
 from lib.encoders.text import BertEncoder
+from lib.evaluation.scoring import PRECISIONS, set_precision
 from lib.fragments import Fragments
 from lib.loss import hinge_triplet_loss
 from lib.model import MatchingModel, bert_values, build_similarity
@@ -73,10 +76,18 @@ def whole_step(args, device) -> list[tuple]:
                                        "intermediate_size": 1536}  # fmt: skip
     bert = BertModel(BertConfig(**sizes))
     config = ModelConfig(similarity="esl_a", embed_size=args.embed_size, bert=bert_values(bert.config))
-    parts = RegionEncoder(config.img_dim, config.embed_size), BertEncoder(bert, config.embed_size)
-    model = MatchingModel(*parts, build_similarity(config), config).to(device).train()
+    if args.backbone:
+        config = replace(config, precomp_enc_type="backbone", backbone_source=args.backbone)
+        image_encoder = GridEncoder(build_backbone(args.backbone, pretrained=False), CHANNELS, config.embed_size)
+    else:
+        image_encoder = RegionEncoder(config.img_dim, config.embed_size)
+    parts = image_encoder, BertEncoder(bert, config.embed_size), build_similarity(config)
+    model = MatchingModel(*parts, config).to(device).train()
     optimizer = build_optimizer(model, "adam", 5e-4)
-    x = torch.rand(args.batch_size, args.regions, config.img_dim, device=device)
+    if args.backbone:
+        x = torch.rand(args.batch_size, 3, args.image_size, args.image_size, device=device)
+    else:
+        x = Fragments.full(torch.rand(args.batch_size, args.regions, config.img_dim, device=device))
     lengths = torch.randint(args.words[0], args.words[1] + 1, (args.batch_size,))
     mask = (torch.arange(args.words[1]) < lengths[:, None]).to(device)
     tokens = torch.randint(1000, 30000, mask.shape, device=device) * mask
@@ -86,14 +97,16 @@ def whole_step(args, device) -> list[tuple]:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    names = ("region encoder", "text encoder", "head and loss", "backward", "optimizer")
+    names = ("image encoder", "text encoder", "head and loss", "backward", "optimizer")
     rounds = []
     for _ in range(args.rounds + 1):
         marks = [now()]
         optimizer.zero_grad(set_to_none=True)
-        regions = model.image_encoder(Fragments.full(x))
-        marks.append(now())
-        words = model.text_encoder(tokens)
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
+            regions = model.image_encoder(x)
+            marks.append(now())
+            words = model.text_encoder(tokens)
+        regions, words = (Fragments(features.float(), mask) for features, mask in (regions, words))
         marks.append(now())
         loss = hinge_triplet_loss(model.score(regions, words))
         marks.append(now())
@@ -106,12 +119,17 @@ def whole_step(args, device) -> list[tuple]:
     middle = [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
     total = sum(middle)
     label = "BERT-base" if args.bert_base else "a 6-layer BERT of size 384"
-    rows = [(f"whole step with {label}", total * 1e3, 1.0)]
+    images = f"{args.backbone} at {args.image_size} x {args.image_size}" if args.backbone else "regions"
+    rows = [(f"whole step of {args.batch_size}, {images}, {label} (images / s)", total * 1e3, args.batch_size / total)]
     return rows + [(f"  {name}", part * 1e3, part / total) for name, part in zip(names, middle, strict=True)]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--regions", type=int, default=36)
     parser.add_argument("--words", type=int, nargs=2, default=(8, 20), metavar=("LEAST", "MOST"))
@@ -119,20 +137,27 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loop_rounds", type=int, default=1, help="rounds that include the slow loop")
     parser.add_argument("--bert_base", action="store_true", help="a whole step with BERT-base and not a smaller one")
+    parser.add_argument("--backbone", choices=SOURCES, help="a whole step on raw images, all stages training")
+    parser.add_argument("--image_size", type=int, default=512, help="side of the raw images in pixels")
+    parser.add_argument("--no_head", action="store_true", help="only the whole step")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     torch.manual_seed(0)
+    set_precision(args.precision)
     rows = []
-    for similarity in ("esl_a", "esl_h"):
+    heads = () if args.no_head else ("esl_a", "esl_h")
+    for similarity in heads:
         loops, args.loop_rounds = args.loop_rounds, 0
         rows += head_step(similarity, args, device)
         args.loop_rounds = loops
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-    rows.append(("peak memory of the process so far, GiB", memory, None))
+    if heads:
+        rows.append(("peak memory of the process so far, GiB", memory, None))
     if args.loop_rounds:
-        for similarity in ("esl_a", "esl_h"):
+        for similarity in heads:
             rows += head_step(similarity, args, device)[-1:]
     rows += whole_step(args, device)
     print(machine())

@@ -73,7 +73,7 @@ def train_one_epoch(
 ) -> int:
     """Train on every batch of the loader once and return the global step reached.
 
-    `after_step(step)` is called after each step. Raises InputError when the loss stops being finite.
+    `after_step(step)` is called after each step but the last. Raises InputError when the loss stops being finite.
     """
     runner.model.train()
     seed_epoch(recipe.seed, epoch)
@@ -124,7 +124,7 @@ def train_one_epoch(
                     data_times.mean,
                     step_times.mean,
                 )
-            if after_step is not None:
+            if after_step is not None and index + 1 < steps:  # after the last one the caller validates anyway
                 after_step(step)
                 asked = time.perf_counter()
     return step
@@ -233,7 +233,7 @@ def score_split(
     training = runner.model.training
     runner.model.eval()
     try:
-        batches = image_batches(split, batch_size, workers, load_image)
+        batches = image_batches(split, batch_size, workers, load_image, runner.device.type == "cuda")
         images = scoring.encode_images(runner, batches, split.n_images, vectors, precision)
         batches = caption_batches(tokenized, batch_size * TOKENS_PER_CAPTION)
         captions = scoring.encode_captions(runner, batches, split.n_captions, vectors, precision)

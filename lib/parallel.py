@@ -31,6 +31,19 @@ def visible_devices(device: str | None = None) -> list[torch.device]:
     return [torch.device("cpu")]
 
 
+class InCallersPrecision(nn.Module):
+    """An encoder for data_parallel, whose threads would otherwise run autocast in its default type, float16."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.enabled, self.dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+
+    def forward(self, items) -> Fragments:
+        with torch.autocast("cuda", dtype=self.dtype, enabled=self.enabled):
+            return self.encoder(items)
+
+
 class PairScorer(nn.Module):
     """A similarity head as one module call: encoded images and captions in, scores (B, C) out."""
 
@@ -54,12 +67,12 @@ class Runner:
         encoder = self.model.image_encoder
         if len(self.devices) == 1 or not self.model.config.grid:
             return encoder(images)
-        return data_parallel(encoder, images, self.devices)
+        return data_parallel(InCallersPrecision(encoder), images, self.devices)
 
     def encode_captions(self, token_ids: Tensor) -> Fragments:
         if len(self.devices) == 1:
             return self.model.text_encoder(token_ids)
-        return data_parallel(self.model.text_encoder, token_ids, self.devices)
+        return data_parallel(InCallersPrecision(self.model.text_encoder), token_ids, self.devices)
 
     def score(self, images: Fragments, captions: Fragments) -> Tensor:
         """Scores (B, C) of encoded images and captions on the first device."""

@@ -77,7 +77,7 @@ def test_one_step_equals_plain_autograd(similarity, grid, optim):
         if parameter.grad is not None:
             parameter.grad *= min(1.0, 2.0 / (total + 1e-6))
     optimizer.step()
-    assert found == pytest.approx(float(loss), rel=1e-6) and norm == pytest.approx(total, rel=1e-5)
+    assert found == pytest.approx(float(loss), rel=1e-6) and norm == pytest.approx(total, rel=1e-4)  # summed in float32
     for (name, value), expected in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -254,10 +254,10 @@ def test_an_epoch_counts_its_steps_reports_each_and_logs_every_log_step(epoch_pa
     monkeypatch.setattr(engine.logger, "info", lambda text, *values: lines.append(text % values))
     step = train_one_epoch(*epoch_parts, Recipe(), 0, 100, tracker, 2, seen.append)
     tracker.close()
-    assert step == 105 and seen == [101, 102, 103, 104, 105]
+    assert step == 105 and seen == [101, 102, 103, 104]  # after the last one the caller validates
     assert [line.split()[3] for line in lines] == ["2/5", "4/5", "5/5"]
     events = scalars(tmp_path)
-    assert [s for s, _ in events["train/loss"]] == seen
+    assert [s for s, _ in events["train/loss"]] == [*seen, 105]
     for (_, loss), (_, per_pair) in zip(events["train/loss"], events["train/loss_per_pair"], strict=True):
         assert per_pair == pytest.approx(loss / 24, rel=1e-6)
 
@@ -269,7 +269,7 @@ def test_an_epoch_trains_in_training_mode_whatever_happened_before(epoch_parts):
     train_one_epoch(
         runner, loader, optimizer, Recipe(), 0, 0, Tracker(None), 200, lambda _: seen.append(runner.model.training)
     )
-    assert seen == [True] * 5
+    assert seen == [True] * 4
 
 
 @pytest.mark.parametrize(("epoch", "scales"), [(0, [1.0] * 5), (1, [0.0, 0.2, 0.4, 0.6, 0.8]), (2, [1.0] * 5)])

@@ -269,3 +269,11 @@ def test_nan_in_features_is_one_line_and_code_2_in_a_process_of_its_own(sample, 
     assert done.returncode == 2
     assert "test_ims.npy, row 20, region 1" in helpers.one_error(done.stderr)
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_checkpoints_that_share_an_output_folder_keep_their_own_results(sample, runs, tmp_path):
+    checkpoints = [runs(head) / "model_best.pth" for head in ("esl_a", "vse_infty")]
+    evaluate(sample, *checkpoints, "--save_results", "--output", tmp_path)
+    matrices = sorted(tmp_path.glob("results_f30k_*.npy"))
+    assert len(matrices) == 2 and not np.array_equal(*map(np.load, matrices))
+    assert len(list(tmp_path.glob("metrics_f30k_test_*.json"))) == 2

@@ -99,7 +99,7 @@ def test_several_devices_split_captions_and_raw_images_but_never_regions(grid, m
     calls = []
 
     def split(module, inputs, devices):
-        calls.append((type(module).__name__, len(devices)))
+        calls.append((type(module.encoder).__name__, len(devices)))
         parts = [module(part) for part in inputs.chunk(len(devices))]
         return Fragments(*map(torch.cat, zip(*parts, strict=True)))
 

@@ -193,7 +193,7 @@ def test_without_an_image_the_picture_is_the_heat_map_and_says_so(sample, argume
 
 
 def test_the_picture_s_similarity_gives_the_printed_score(sample, arguments, tmp_path, monkeypatch, capsys):
-    """S (W, R) goes through DESIGN 3.3's formulas here, written out for one pair."""
+    """S (W, R) goes through the formulas of the ESL paper here, written out for one pair."""
     seen = {}
 
     def keep(tokenizer, tokenized, index, rows):

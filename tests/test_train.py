@@ -19,7 +19,7 @@ from lib.datasets.captions import load_tokenizer
 from tests import helpers
 from tests.helpers import HEADS, content, error_line, run_differences, scalars, train, train_arguments
 
-DESIGN_FLAGS = """
+RELEASED_FLAGS = """
     data_path data_name logger_name model_name num_epochs batch_size lr_update learning_rate optim margin grad_clip
     workers log_step val_step resume reset_start_epoch max_violation img_dim embed_size kernel_size no_imgnorm
     no_txtnorm precomp_enc_type backbone_source backbone_path backbone_lr_factor vse_mean_warmup_epochs
@@ -521,7 +521,7 @@ def test_help_mentions_every_flag_of_the_design(capsys):
         script.main(["--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    for flag in DESIGN_FLAGS:
+    for flag in RELEASED_FLAGS:
         assert re.search(rf"^  --{flag}\b", text, re.M), flag
     assert "{esl_a,esl_h,vse_infty}" in text
 

@@ -206,12 +206,13 @@ def image_batches(
     batch_size: int,
     workers: int = 0,
     load_image: Callable[[int, None], Tensor] | None = None,
+    pin_memory: bool = False,
 ) -> Loader:
     """Each image of a split once, in order: Fragments (B, R, D) of its regions, or, with `load_image`, raw images
     (B, 3, H, W) as `load_image(image, None)` gives them. `len()` is the number of batches.
     """
     images = _RegionImages(split) if load_image is None else _RawImages(split, load_image)
-    return Loader(images, _stack, workers, batch_size=batch_size)
+    return Loader(images, _stack, workers, batch_size=batch_size, pin_memory=pin_memory and torch.cuda.is_available())
 
 
 def caption_batches(tokenized: TokenizedCaptions, tokens_per_batch: int) -> list[tuple[Tensor, Tensor]]:

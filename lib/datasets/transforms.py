@@ -1,4 +1,4 @@
-"""From decoded pixels to the network's input: crop, resize, flip, normalise (DESIGN 5).
+"""From decoded pixels to the network's input: crop, resize, flip, normalise (released VSE∞ code).
 
 Letters: H and W side lengths in pixels, S side length of the square input.
 """

@@ -99,7 +99,7 @@ class Backbone(nn.Module):
         return contextlib.nullcontext()
 
     def train(self, mode: bool = True) -> Backbone:
-        """Switch the mode of everything but BatchNorm, which keeps its running statistics (DESIGN 4)."""
+        """Switch the mode of everything but BatchNorm, which keeps its running statistics (released VSE∞ code)."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

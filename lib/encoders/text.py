@@ -31,15 +31,17 @@ class BertEncoder(nn.Module):
         mask = token_ids != 0
         lengths, order = mask.sum(1).sort(stable=True)  # (C,)
         tokens = BUCKET_TOKENS.get(token_ids.device.type, BUCKET_TOKENS["cuda"])
-        count = min(MOST_BUCKETS, max(1, int(lengths.sum()) // tokens))
-        buckets = [self._encode(token_ids[bucket]) for bucket in order.chunk(count)]  # each (c, w, D)
+        longest = lengths.tolist()
+        size = -(-len(longest) // min(MOST_BUCKETS, max(1, sum(longest) // tokens)))  # captions of a bucket
+        buckets = [
+            self._encode(token_ids[order[start : start + size], : longest[min(start + size, len(longest)) - 1]])
+            for start in range(0, len(longest), size)
+        ]  # each (c, w, D)
         width = token_ids.shape[1]
         features = torch.cat([pad(bucket, (0, 0, 0, width - bucket.shape[1])) for bucket in buckets])  # (C, W, D)
         return Fragments(features[order.argsort()], mask)
 
     def _encode(self, token_ids: Tensor) -> Tensor:
         mask = token_ids != 0
-        longest = int(mask.sum(1).max())
-        token_ids, mask = token_ids[:, :longest], mask[:, :longest]  # (c, w)
         hidden = self.bert(input_ids=token_ids, attention_mask=mask.long()).last_hidden_state  # (c, w, hidden)
         return self.linear(hidden).masked_fill(~mask[..., None], 0.0)  # (c, w, D)

@@ -53,7 +53,7 @@ def encode_images(runner: Runner, batches: Iterable, count: int, vectors=False, 
             yield _product_dtype(head.prepare_images(encoded), precision)
 
     with _Progress(count, "encode images", "images") as bar:
-        chunks = list(_image_tiles(prepared(), count))
+        chunks = list(_image_tiles(prepared(), count, len(runner.devices)))
     stops = np.cumsum([0, *(len(chunk.mask) for chunk in chunks)])
     if stops[-1] != count:
         raise InputError(f"{stops[-1]} images were read where {count} were expected; check the features and ids files")
@@ -121,23 +121,31 @@ def similarity_matrix(runner: Runner, images: Encoded, captions: Encoded, memory
     return matrix.numpy()
 
 
-def _image_tiles(chunks: Iterable[Fragments], count: int) -> Iterator[Fragments]:
-    """Regroup images into the tiles that scoring works in, region-major in memory, so that no tile is copied again."""
-    waiting: list[Fragments] = []
+def _image_tiles(chunks: Iterable[Fragments], count: int, devices: int) -> Iterator[Fragments]:
+    """Regroup images into the tiles that scoring works in, at least one for each device, without a second copy of all.
 
-    def tile(items: Fragments) -> Fragments:
-        return Fragments(items.features.transpose(0, 1).contiguous().transpose(0, 1), items.mask)  # (B, R, E)
-
+    A tile is region-major in memory, so that no product needs to copy it again.
+    """
+    features = mask = None
+    filled = 0
     for chunk in chunks:
-        size = tiles.image_tile(chunk.features.shape[1], count, tiles.budget(chunk.features.device))
-        waiting.append(chunk)
-        if sum(len(items.mask) for items in waiting) >= size:
-            joined = Fragments(*map(torch.cat, zip(*waiting, strict=True)))
-            whole = len(joined.mask) // size * size
-            yield from (tile(joined.select(slice(start, start + size))) for start in range(0, whole, size))
-            waiting = [joined.select(slice(whole, None))] if whole < len(joined.mask) else []
-    if waiting:
-        yield tile(Fragments(*map(torch.cat, zip(*waiting, strict=True))))
+        start = 0
+        while start < len(chunk.mask):
+            if features is None:
+                regions, size = chunk.features.shape[1], tiles.budget(chunk.features.device)
+                size = min(tiles.image_tile(regions, count, size), -(-count // devices))
+                features = chunk.features.new_empty(regions, size, chunk.features.shape[2])  # (R, B, E)
+                mask = chunk.mask.new_empty(size, regions)
+            part = slice(start, start + len(mask) - filled)
+            taken = len(chunk.mask[part])
+            features[:, filled : filled + taken] = chunk.features[part].transpose(0, 1)
+            mask[filled : filled + taken] = chunk.mask[part]
+            start, filled = start + taken, filled + taken
+            if filled == len(mask):
+                yield Fragments(features.transpose(0, 1), mask)  # (B, R, E)
+                features, filled = None, 0
+    if features is not None:
+        yield Fragments(features[:, :filled].transpose(0, 1), mask[:filled])
 
 
 def _float(fragments: Fragments) -> Fragments:

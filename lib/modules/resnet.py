@@ -13,7 +13,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 def caffe_style(resnet: ResNet) -> ResNet:
     """Give torchvision's bottleneck ResNet the topology of Caffe's, in place; no weight changes its name or shape.
 
-    Feature maps keep the size ceil(side / 32) for sides divisible by 4 (DESIGN 5, released VSE∞ code).
+    Feature maps keep the size ceil(side / 32) for sides divisible by 4 (released VSE∞ code).
     """
     resnet.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
     for block in resnet.modules():

@@ -23,6 +23,7 @@ from lib.similarity import kernels, tiles
 NEGATIVE_SLOPE = 0.1
 WORDS, REGIONS = 1, 2  # dimensions of S (C, W, R, B)
 LARGEST_PLAIN_SCALE = 60.0  # exp(60), summed over thousands of fragments, stays far below float32's limit exp(88)
+LARGE_PRODUCT = 1 << 30  # multiplications: from here on it pays to know which library is faster
 MOST_SAVED = 1 << 28  # values of S that a backward pass keeps (1 GiB); beyond, S is multiplied again
 
 
@@ -137,7 +138,10 @@ def _gather(words: Tensor, places: Tensor | None, block: tiles.Block, scratch: t
 
 
 def _product(words: Tensor, columns: Tensor, scratch: tiles.Scratch) -> Tensor:
-    """words (rows, E) times columns (R * B, E): (rows, R * B), in reused memory."""
+    """words (rows, E) times columns (R * B, E): (rows, R * B), in reused memory, or by oneDNN where that is faster."""
+    large = len(words) * columns.numel() >= LARGE_PRODUCT
+    if large and words.device.type == "cpu" and words.dtype == torch.float32 and tiles.onednn_is_faster():
+        return tiles.onednn_product(words, columns)
     return torch.mm(words, columns.T, out=scratch.take("product", len(words), len(columns), dtype=words.dtype))
 
 

@@ -5,6 +5,7 @@ Letters: B images, C captions, D embedding size.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from lib.fragments import Fragments
@@ -44,5 +45,6 @@ class PooledSimilarity(nn.Module):
         return Fragments.full(self.embed_captions(captions)[:, None])  # (C, 1, D)
 
     def score(self, images: Fragments, captions: Fragments) -> Tensor:
-        """Scores (B, C) of prepared images and captions."""
-        return images.features[:, 0] @ captions.features[:, 0].T
+        """Scores (B, C) of prepared images and captions; in float32 at least, since bfloat16 scores would tie."""
+        dtype = torch.promote_types(images.features.dtype, torch.float32)
+        return images.features[:, 0].to(dtype) @ captions.features[:, 0].to(dtype).T

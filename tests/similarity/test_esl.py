@@ -262,3 +262,14 @@ def test_all_entries_that_tie_with_the_second_largest_stay():
         head.image_aggregator.weights[6][:] = torch.tensor([[1.0, 1.0, -2.0, 1.0], [3.0, -1.0, 2.0, 0.5]])
     kept = head.image_aggregator.sparse_matrix(7) != 0
     assert kept.tolist() == [[True, True, False, True], [True, False, True, False]]
+
+
+def test_the_product_of_onednn_gives_the_same_scores(monkeypatch):
+    head = esl_a(256)
+    images, captions = (ragged(n, 4, 256, dtype=torch.float32, seed=n) for n in (5, 6))
+    prepared = head.prepare_images(images), head.prepare_captions(captions)
+    with torch.no_grad():
+        expected = head.score(*prepared)
+        monkeypatch.setattr(alignment, "LARGE_PRODUCT", 0)
+        monkeypatch.setattr(tiles, "onednn_is_faster", lambda: True)
+        torch.testing.assert_close(head.score(*prepared), expected, rtol=0, atol=1e-5)
