@@ -131,7 +131,8 @@ def add_machine_arguments(parser: argparse.ArgumentParser, workers: int | None =
         "--precision",
         choices=("float32", "tf32", "bf16"),
         default="float32",
-        help="of matrix products: float32, tf32 (GPU), or bf16 autocast (default: %(default)s)",
+        help="float32; tf32: products on a GPU; bf16: encoders in bfloat16, and evaluation's products of all "
+        "pairs too (default: %(default)s)",
     )
     group.add_argument("--no_kernels", action="store_true", help="GPU: score with torch alone, without Triton kernels")
     group.add_argument(
