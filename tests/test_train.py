@@ -90,7 +90,14 @@ def test_model_best_is_the_epoch_with_the_best_rsum(esl_a):
 
 def test_validating_within_an_epoch_is_logged_and_changes_no_weight(sample, esl_a, tmp_path):
     folder = train(sample, tmp_path / "run", "--val_step", 2)
-    assert [step for step, _ in scalars(folder / "log")["dev/rsum"]] == [2, 4, 5, 6, 8, 10]  # 10 once: both fall together
+    assert [step for step, _ in scalars(folder / "log")["dev/rsum"]] == [
+        2,
+        4,
+        5,
+        6,
+        8,
+        10,
+    ]  # 10 once: both fall together
     assert run_differences(folder / "checkpoint.pth", esl_a / "checkpoint.pth") == []
 
 

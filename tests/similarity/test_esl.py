@@ -273,3 +273,12 @@ def test_the_product_of_onednn_gives_the_same_scores(monkeypatch):
         monkeypatch.setattr(alignment, "LARGE_PRODUCT", 0)
         monkeypatch.setattr(tiles, "onednn_is_faster", lambda: True)
         torch.testing.assert_close(head.score(*prepared), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cells", [49, 256])
+def test_grids_of_49_to_256_cells_score_like_the_reference(cells):
+    parameters = reference.random_esl_parameters("h", 256, seed=1)
+    head = build("h", parameters)
+    images, captions = ragged(2, cells, 256, [cells, cells - 5], seed=2), ragged(2, 5, 256, [5, 3], seed=3)
+    expected = reference.esl_scores(items(images), items(captions), parameters, "h")
+    torch.testing.assert_close(score(head, images, captions), expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
