@@ -134,7 +134,11 @@ def add_machine_arguments(parser: argparse.ArgumentParser, workers: int | None =
         help="float32; tf32: products on a GPU; bf16: encoders in bfloat16, and evaluation's products of all "
         "pairs too (default: %(default)s)",
     )
-    group.add_argument("--no_kernels", action="store_true", help="GPU: score with torch alone, without Triton kernels")
+    group.add_argument(
+        "--no_kernels",
+        action="store_true",
+        help="score with torch alone, without the Triton kernel (GPU) and the compiled one (CPU)",
+    )
     group.add_argument(
         "--score_memory",
         type=positive(int),

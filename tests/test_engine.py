@@ -154,8 +154,10 @@ def test_accumulation_gives_the_gradients_of_the_whole_batch(grid, pieces, monke
     whole = step_gradients(model, batch, Recipe(hardest=False))
     chunks = step_gradients(model, batch, Recipe(hardest=False, accumulate=pieces))
     assert chunks[0] == pytest.approx(whole[0], rel=1e-6)
+    length = math.sqrt(sum(float(g.square().sum()) for g in whole[2].values()))  # clipped to 2
     for name, gradient in whole[2].items():
-        assert (chunks[2][name] - gradient).abs().max() <= 1e-5, name
+        # Convolutions round otherwise in batches of another size, and otherwise on each processor.
+        assert (chunks[2][name] - gradient).abs().max() <= 1e-5 * length, name
 
     model.double()  # without the noise of float32, and without clipping: relative to each gradient
     batch = batch._replace(images=batch.images.to(torch.float64))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lib.errors import InputError
 from lib.fragments import Fragments
 from lib.parallel import Runner
-from lib.similarity import tiles
+from lib.similarity import compiled, tiles
 
 PRECISIONS = ("float32", "tf32", "bf16")
 
@@ -132,7 +132,8 @@ def _image_tiles(chunks: Iterable[Fragments], count: int, devices: int) -> Itera
         start = 0
         while start < len(chunk.mask):
             if features is None:
-                regions, size = chunk.features.shape[1], tiles.budget(chunk.features.device)
+                regions, device = chunk.features.shape[1], chunk.features.device
+                size = tiles.budget(device, packed=compiled.available(device))
                 size = min(tiles.image_tile(regions, count, size), -(-count // devices))
                 features = chunk.features.new_empty(regions, size, chunk.features.shape[2])  # (R, B, E)
                 mask = chunk.mask.new_empty(size, regions)

@@ -17,13 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lib.fragments import Fragments
-from lib.functional import EPSILON
-from lib.similarity import kernels, tiles
+from lib.functional import EPSILON, LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
+from lib.similarity import compiled, kernels, tiles
 
-NEGATIVE_SLOPE = 0.1
 WORDS, REGIONS = 1, 2  # dimensions of S (C, W, R, B)
-LARGEST_PLAIN_SCALE = 60.0  # exp(60), summed over thousands of fragments, stays far below float32's limit exp(88)
-LARGE_PRODUCT = 1 << 30  # multiplications: from here on it pays to know which library is faster
 MOST_SAVED = 1 << 28  # values of S that a backward pass keeps (1 GiB); beyond, S is multiplied again
 
 
@@ -63,24 +60,31 @@ class _Alignment(torch.autograd.Function):
     def forward(ctx, words, places, regions, scale, region_mask, lengths, keep, memory):
         dtype = torch.promote_types(words.dtype, torch.float32)  # what follows a bfloat16 product is float32
         scores = words.new_empty(len(lengths), len(regions), dtype=dtype)  # (C, B)
-        size, tau = tiles.budget(words.device, memory), scale.item()
-        scratch = tiles.Scratch(words.device)
+        tau = scale.item()
+        packed = compiled.available(words.device, dtype, tau)
+        size, scratch = tiles.budget(words.device, memory, packed), tiles.Scratch(words.device)
         step = len(regions) if keep else tiles.image_tile(regions.shape[1], len(regions), size)
         for start in range(0, len(regions), step):
             part = slice(start, start + step)
             columns = regions[part].transpose(0, 1).flatten(0, 1)  # (R * B, E)
             mask = None if region_mask is None else region_mask[:, part]
-            product = words @ columns.T if keep and len(words) * len(columns) <= MOST_SAVED else None  # (n, R * B)
+            product = None
+            if keep and len(words) * len(columns) <= MOST_SAVED:
+                product = tiles.product(words, columns)  # (n, R * B)
             for block in tiles.blocks(lengths, len(columns), words.device, size):
                 if product is None:
-                    rows = _product(_gather(words, places, block, scratch), columns, scratch)  # (rows, R * B)
+                    rows = _block_product(_gather(words, places, block, scratch), columns, scratch)  # (rows, R * B)
                 else:
                     rows = product[block.rows]
-                S = block.pad(rows).view(block.count, block.width, regions.shape[1], -1)  # (C, W, R, B)
-                _block_scores(S, tau, block, mask, size, scratch, not keep, out=scores[block.captions, part])
+                S = rows.view(len(rows), regions.shape[1], -1)  # (rows, R, B)
+                out = scores[block.captions, part]  # (C, B)
+                if packed:
+                    compiled.pair_scores(S.to(dtype), block.lengths, tau, mask, out)
+                else:
+                    _block_scores(S, tau, block, mask, size, scratch, not keep, out)
         if keep:
             ctx.save_for_backward(words, regions, region_mask)
-            ctx.lengths, ctx.product, ctx.size, ctx.tau = lengths, product, size, tau
+            ctx.lengths, ctx.product, ctx.size, ctx.tau, ctx.packed = lengths, product, size, tau, packed
         return scores
 
     @staticmethod
@@ -93,21 +97,19 @@ class _Alignment(torch.autograd.Function):
         scratch = tiles.Scratch(words.device)
         product, ctx.product = ctx.product, None  # becomes its own gradient below
         for block in tiles.blocks(ctx.lengths, len(columns), words.device, ctx.size):
-            rows = words[block.rows] @ columns.T if product is None else product[block.rows]  # (rows, R * B)
-            S = block.pad(rows).view(block.count, block.width, regions.shape[1], -1)  # (C, W, R, B)
-            for tile in block.tiles(len(columns), ctx.size.tile // 2):  # twice as many buffers as forward
-                upstream = grad[block.captions][tile]
-                grad_scale = grad_scale + _into_gradients(
-                    S[tile], ctx.tau, _masks(block, tile, mask), upstream, scratch
-                )
-            if block.mask is not None:  # S was a padded copy
-                rows.copy_(block.unpad(S.flatten(2).flatten(0, 1)))
+            rows = (
+                tiles.product(words[block.rows], columns) if product is None else product[block.rows]
+            )  # (rows, R * B)
+            S, upstream = rows.view(len(rows), regions.shape[1], -1), grad[block.captions]  # (rows, R, B), (C, B)
+            if ctx.packed:
+                grad_scale = grad_scale + compiled.gradients(S, block.lengths, ctx.tau, mask, upstream)
+            else:
+                grad_scale = grad_scale + _block_gradients(S, ctx.tau, block, mask, ctx.size, scratch, upstream)
             if product is None:
-                torch.mm(rows, columns, out=grad_words[block.rows])
-                grad_columns.addmm_(rows.T, words[block.rows])
+                grad_words[block.rows] = tiles.product(rows, columns.T)
+                grad_columns += tiles.product(rows.T, words[block.rows].T)
         if product is not None:
-            torch.mm(product, columns, out=grad_words)
-            torch.mm(product.T, words, out=grad_columns)
+            grad_words, grad_columns = tiles.product(product, columns.T), tiles.product(product.T, words.T)
         grad_regions = grad_columns.unflatten(0, (regions.shape[1], -1)).transpose(0, 1)  # (B, R, E)
         return grad_words, None, grad_regions, grad_scale, None, None, None, None
 
@@ -137,12 +139,10 @@ def _gather(words: Tensor, places: Tensor | None, block: tiles.Block, scratch: t
     return torch.index_select(words, 0, places, out=out)
 
 
-def _product(words: Tensor, columns: Tensor, scratch: tiles.Scratch) -> Tensor:
-    """words (rows, E) times columns (R * B, E): (rows, R * B), in reused memory, or by oneDNN where that is faster."""
-    large = len(words) * columns.numel() >= LARGE_PRODUCT
-    if large and words.device.type == "cpu" and words.dtype == torch.float32 and tiles.onednn_is_faster():
-        return tiles.onednn_product(words, columns)
-    return torch.mm(words, columns.T, out=scratch.take("product", len(words), len(columns), dtype=words.dtype))
+def _block_product(words: Tensor, columns: Tensor, scratch: tiles.Scratch) -> Tensor:
+    """words (rows, E) times columns (R * B, E): (rows, R * B), in memory that the next call overwrites."""
+    out = scratch.take("product", len(words), len(columns), dtype=words.dtype)
+    return tiles.product(words, columns, out)
 
 
 def _block_scores(
@@ -155,12 +155,32 @@ def _block_scores(
     fused: bool,
     out: Tensor,
 ) -> None:
-    """Scores (C, B) of a block S (C, W, R, B) into `out`: in one kernel where there is one, else tile by tile."""
+    """Scores (C, B) of a block S (rows, R, B) into `out`: in one GPU kernel where there is one, else tile by tile."""
+    S = block.pad(S).unflatten(0, (-1, block.width))  # (C, W, R, B)
     if fused and kernels.available(S.device, S.dtype):
-        out.copy_(kernels.pair_scores(S, scale, block.lengths, mask))
+        out.copy_(kernels.pair_scores(S, scale, block.counts, mask))
         return
-    for tile in block.tiles(S.shape[REGIONS] * S.shape[3], size.tile):
+    for tile in block.tiles(S[0, 0].numel(), size.tile):
         out[tile] = _pair_scores(S[tile].to(out.dtype), scale, _masks(block, tile, mask), scratch)
+
+
+def _block_gradients(
+    rows: Tensor,
+    scale: float,
+    block: tiles.Block,
+    mask: Tensor | None,
+    size: tiles.Budget,
+    scratch: tiles.Scratch,
+    upstream: Tensor,
+) -> Tensor:
+    """Turn a block's rows of S (rows, R, B) into the gradient with respect to them; returns that of the scale."""
+    grad_scale = 0.0
+    S = block.pad(rows).unflatten(0, (-1, block.width))  # (C, W, R, B)
+    for tile in block.tiles(S[0, 0].numel(), size.tile // 2):  # twice as many buffers as forward
+        grad_scale = grad_scale + _into_gradients(S[tile], scale, _masks(block, tile, mask), upstream[tile], scratch)
+    if block.mask is not None:  # S is a padded copy
+        rows.copy_(block.unpad(S.flatten(0, 1)))
+    return grad_scale
 
 
 def _norms(g: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:

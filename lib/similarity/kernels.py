@@ -23,7 +23,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from lib.functional import EPSILON
+from lib.functional import EPSILON, LARGEST_PLAIN_SCALE
 
 try:
     import triton
@@ -31,7 +31,6 @@ try:
 except ImportError:  # Triton comes with torch on Linux only
     triton = tl = None
 
-LARGEST_PLAIN_SCALE = 60.0  # past it exp may overflow float32 when summed, and the largest logit is subtracted first
 COMFORTABLE_HELD = 64  # values of the held side beyond which a program needs several warps
 VALUES_PER_WARP = 512  # 16 a thread: enough independent work, and five arrays of them fit 128 registers
 
@@ -39,14 +38,19 @@ _enabled = True
 
 
 def set_enabled(enabled: bool) -> None:
-    """Allow or forbid the kernel in this process; the environment variable ESL_NO_KERNELS=1 forbids it too."""
+    """Allow or forbid the kernels of GPU and CPU in this process; ESL_NO_KERNELS=1 in the environment forbids them."""
     global _enabled
     _enabled = enabled
 
 
+def enabled() -> bool:
+    """Whether kernels are allowed, here and by the environment."""
+    return _enabled and os.environ.get("ESL_NO_KERNELS", "0") in ("", "0")
+
+
 def available(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
     """Whether `pair_scores` takes `dtype` and runs on `device`: a CUDA GPU of capability 7.0 with a working Triton."""
-    if triton is None or not _enabled or os.environ.get("ESL_NO_KERNELS", "0") not in ("", "0"):
+    if triton is None or not enabled():
         return False
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False

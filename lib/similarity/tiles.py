@@ -1,16 +1,18 @@
 """How the work on S is cut: blocks for the matrix product, tiles for what follows it.
 
-A block holds captions of one length (on a GPU: of similar length) and is big enough for an efficient product; a tile
-is the part of a block that is processed at a time and, on a CPU, stays in its second-level caches.
+A block is big enough for an efficient product. Where a fused kernel follows, nothing else is cut; where torch works on
+S operation by operation, a block holds captions of one length and is worked on in tiles that stay in the second-level
+caches. (On a GPU a block holds captions of similar length, padded.)
 """
 
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
+import itertools
 import math
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,134 +22,155 @@ from torch import Tensor
 
 BUFFERS = 2  # arrays of a tile's size that are written again and again; S itself is only streamed
 TYPICAL_WORDS = 16
-BLOCK_ROWS = 512  # words of a block on a CPU: the product gains little from more, and S leaves the caches
-CPU_BLOCK_BYTES = 32 << 20
+BLOCK_ROWS = 512  # words of a block on a CPU: the product gains little from more
 GPU_BLOCK_BYTES = 512 << 20
+IMAGE_STEP = 32  # images that fill a few whole vectors
+LARGE_PRODUCT = 1 << 27  # multiplications: below, the way of multiplying does not matter
+LEAST_BLOCK_BYTES, MOST_BLOCK_BYTES = 8 << 20, 32 << 20  # on a CPU, whatever its third-level cache
 
 
 class Budget(NamedTuple):
-    """How large a part of S may be: of a matrix product (a block), and of what is processed at a time (a tile)."""
+    """How S is cut, in values: what a matrix product yields (a block), and what is processed at a time (a tile).
+
+    A block has about `rows` words at most and `columns` regions; its longest caption has up to `spread` times the words
+    of its shortest.
+    """
 
     block: int
     tile: int
-    on_cpu: bool
+    rows: int
+    columns: int
+    spread: float
 
 
-def budget(device: torch.device, memory: int | None = None) -> Budget:
-    """Sizes, in values of S, from the caches and the cores of a CPU; `memory` (bytes for all buffers) limits both."""
-    on_cpu = device.type == "cpu"
-    block = CPU_BLOCK_BYTES // 4 if on_cpu else GPU_BLOCK_BYTES // 4
-    tile = _cache_bytes() * torch.get_num_threads() // (BUFFERS * 4) if on_cpu else block
-    most = block if memory is None else max(1, memory // (4 * (1 + BUFFERS)))
-    return Budget(min(block, most), min(tile, most), on_cpu)
+def budget(device: torch.device, memory: int | None = None, packed: bool = False) -> Budget:
+    """Sizes from the caches and the cores of a CPU; `memory` (bytes for all buffers) limits them.
+
+    `packed`: what follows the product takes captions of any lengths and needs no buffers.
+    """
+    if device.type == "cpu":
+        block = min(max(_cache_bytes(3) // 2, LEAST_BLOCK_BYTES), MOST_BLOCK_BYTES) // 4
+        tile = block if packed else _cache_bytes(2) * torch.get_num_threads() // (BUFFERS * 4)
+        rows, spread = BLOCK_ROWS, math.inf if packed else 1.0
+    else:
+        block = tile = GPU_BLOCK_BYTES // 4
+        rows, spread = BLOCK_ROWS * 64, 1.25
+    if memory is not None:
+        most = max(1, memory // (4 * (1 if packed else 1 + BUFFERS)))
+        block, tile = min(block, most), min(tile, most)
+    # Without a fused kernel, a caption of usual length with all these columns is half a tile.
+    columns = block // rows if packed else tile // (2 * TYPICAL_WORDS)
+    return Budget(block, tile, rows, columns, spread)
 
 
-class Block(NamedTuple):
-    """Captions `captions` (a slice in length order), whose words are `rows` of the packed words, `width` at most."""
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Captions `captions` (a slice in length order) of `lengths` words, whose words are `rows` of the packed words."""
 
     captions: slice
     rows: slice
-    width: int
-    mask: Tensor | None  # (C, W), None where all captions have `width` words
-    lengths: Tensor | None  # (C,) int32, None as well
+    lengths: list[int]
+    device: torch.device
 
     @property
-    def count(self) -> int:
-        return self.captions.stop - self.captions.start
+    def width(self) -> int:
+        """Words of the longest caption."""
+        return self.lengths[-1]
+
+    @functools.cached_property
+    def counts(self) -> Tensor | None:
+        """Words of each caption, int32 (C,); None where all have `width`."""
+        if self.lengths[0] == self.width:
+            return None
+        return torch.tensor(self.lengths, dtype=torch.int32).to(self.device, non_blocking=True)
+
+    @functools.cached_property
+    def mask(self) -> Tensor | None:
+        """Real words (C, W), None where all captions have `width`."""
+        return None if self.counts is None else torch.arange(self.width, device=self.device) < self.counts[:, None]
 
     def pad(self, packed: Tensor) -> Tensor:
-        """Packed words (rows, E) with zero rows where captions are shorter: (C * W, E)."""
+        """Packed words (rows, ...) with zero rows where captions are shorter: (C * W, ...)."""
         if self.mask is None:
             return packed
-        padded = packed.new_zeros(self.mask.numel(), packed.shape[1])  # (C * W, E)
+        padded = packed.new_zeros(self.mask.numel(), *packed.shape[1:])  # (C * W, ...)
         padded[self.mask.flatten()] = packed
         return padded
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """The inverse of `pad`: (C * W, K) -> (rows, K)."""
+        """The inverse of `pad`: (C * W, ...) -> (rows, ...)."""
         return padded if self.mask is None else padded[self.mask.flatten()]
 
     def tiles(self, columns: int, elements: int) -> Iterator[slice]:
         """Captions of the block, from 0, in runs whose part of S has about `elements` values."""
         step = max(1, elements // (self.width * columns))
-        for start in range(0, self.count, step):
-            yield slice(start, min(start + step, self.count))
+        for start in range(0, len(self.lengths), step):
+            yield slice(start, min(start + step, len(self.lengths)))
 
 
 def blocks(lengths: list[int], columns: int, device: torch.device, size: Budget) -> Iterator[Block]:
-    """Cut captions of ascending `lengths` into blocks for a product with `columns` columns, equal ones within a run.
+    """Cut captions of ascending `lengths` into blocks for a product with `columns` columns.
 
-    A run is captions of one length on a CPU, of similar length on a GPU.
+    Captions of similar length, as `size.spread` says, make a run; a run is cut into blocks of about equally many words.
     """
-    most = min(size.block // max(columns, 1), BLOCK_ROWS if size.on_cpu else BLOCK_ROWS * 64)
-    begin = row = 0
+    most = max(1, min(size.block // max(columns, 1), size.rows))
+    stops = [0, *itertools.accumulate(lengths)]  # the words before each caption, and all
+    begin = 0
     while begin < len(lengths):
-        longest = lengths[begin] if size.on_cpu else int(1.25 * lengths[begin] + 1)
-        end = bisect.bisect_right(lengths, longest)
-        parts = -(-(end - begin) // max(1, most // lengths[end - 1]))
-        step = -(-(end - begin) // parts)
-        for start in range(begin, end, step):
-            inside = lengths[start : min(start + step, end)]
-            rows = slice(row, row + sum(inside))
-            mask = counts = None
-            if inside[0] != inside[-1]:
-                counts = torch.tensor(inside, dtype=torch.int32).to(device, non_blocking=True)  # (C,)
-                mask = torch.arange(inside[-1], device=device) < counts[:, None]  # (C, W)
-            yield Block(slice(start, start + len(inside)), rows, inside[-1], mask, counts)
-            row = rows.stop
+        end = bisect.bisect_right(lengths, size.spread * lengths[begin])
+        words = stops[end] - stops[begin]
+        parts = -(-words // most)
+        cuts = {bisect.bisect_left(stops, stops[begin] + words * part // parts) for part in range(parts + 1)}
+        for start, stop in itertools.pairwise(sorted(cuts)):
+            yield Block(slice(start, stop), slice(stops[start], stops[stop]), lengths[start:stop], device)
         begin = end
 
 
 def image_tile(regions: int, images: int, size: Budget) -> int:
-    """Images of a block: few enough that a caption of usual length fits a tile, and runs of images stay long."""
-    fitting = size.tile // (2 * TYPICAL_WORDS * regions)
-    fitting = max(32, fitting // 16 * 16)
+    """Images of a block: as many as its columns allow, in equal parts that fill whole vectors."""
+    fitting = max(1, size.columns // regions // IMAGE_STEP) * IMAGE_STEP
     parts = -(-images // fitting)
-    return -(-images // parts)  # equal parts
+    return min(images, -(-images // (parts * IMAGE_STEP)) * IMAGE_STEP)
 
 
 @functools.cache
-def _cache_bytes() -> int:
-    """Second-level cache of one core; 1 MiB where the system does not say."""
+def _cache_bytes(level: int) -> int:
+    """Size of a core's second-level or of the third-level cache; 1 MiB and 16 MiB where the system does not say."""
     unit = {"K": 1 << 10, "M": 1 << 20}
     try:
-        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        text = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size").read_text().strip()
         return int(text[:-1]) * unit[text[-1]]
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, IndexError):
         pass
+    usual = {2: 1 << 20, 3: 16 << 20}[level]
     try:
-        return max(os.sysconf("SC_LEVEL2_CACHE_SIZE"), 0) or 1 << 20
+        return max(os.sysconf(f"SC_LEVEL{level}_CACHE_SIZE"), 0) or usual
     except (ValueError, OSError, AttributeError):
-        return 1 << 20
+        return usual
 
 
-def onednn_product(rows: Tensor, columns: Tensor) -> Tensor:
-    """rows (n, E) times columns (m, E) through oneDNN: (n, m)."""
-    return torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "")
+def product(rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    """rows (n, E) times columns (m, E): (n, m), into `out` where that costs nothing; the result says where it is.
+
+    torch.mm of float32 is MKL's, which holds back on processors that are not Intel's: 172 instead of oneDNN's 215
+    GFLOP/s on a Zen 4, half of it on older ones. The choice depends on the processor alone, so that runs agree.
+    """
+    on_cpu = rows.device.type == "cpu" and rows.dtype == torch.float32
+    if on_cpu and len(rows) * columns.numel() >= LARGE_PRODUCT and onednn_is_faster():
+        return torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "")
+    return torch.mm(rows, columns.T, out=out)
 
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies float32 clearly faster than torch.mm here (on some AMD processors by a factor of two).
-
-    Measured once per process on a product of a block's shape; a near draw always means torch.mm, so that runs agree.
-    """
-    rows, columns = torch.ones(BLOCK_ROWS, 1024), torch.ones(4096, 1024)
-    out = torch.empty(len(rows), len(columns))
-
-    def best(product) -> float:
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            product()
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
-
-    try:
-        onednn = best(lambda: onednn_product(rows, columns))
-    except (AttributeError, NotImplementedError, RuntimeError):  # a build of torch without oneDNN
+    """Whether oneDNN multiplies large float32 matrices: where torch.mm is MKL's and the processor is not Intel's."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
-    return onednn < 0.75 * best(lambda: torch.mm(rows, columns.T, out=out))
+    try:
+        torch.ops.mkldnn._linear_pointwise(torch.ones(1, 1), torch.ones(1, 1), None, "none", [], "")
+        return "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
+    except (AttributeError, NotImplementedError, RuntimeError, OSError):  # a torch without it, another system
+        return False
 
 
 class Scratch:

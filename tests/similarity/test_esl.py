@@ -192,7 +192,7 @@ def test_a_gpu_block_of_mixed_lengths_gives_the_same_as_equal_lengths(monkeypatc
     expected.square().sum().backward()
     gradient, captions.features.grad = captions.features.grad, None
     original = tiles.budget
-    monkeypatch.setattr(tiles, "budget", lambda *args: original(*args)._replace(on_cpu=False))
+    monkeypatch.setattr(tiles, "budget", lambda *args: original(*args)._replace(spread=1.25))
     found = score(head, images, captions)
     found.square().sum().backward()
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -270,7 +270,7 @@ def test_the_product_of_onednn_gives_the_same_scores(monkeypatch):
     prepared = head.prepare_images(images), head.prepare_captions(captions)
     with torch.no_grad():
         expected = head.score(*prepared)
-        monkeypatch.setattr(alignment, "LARGE_PRODUCT", 0)
+        monkeypatch.setattr(tiles, "LARGE_PRODUCT", 0)
         monkeypatch.setattr(tiles, "onednn_is_faster", lambda: True)
         torch.testing.assert_close(head.score(*prepared), expected, rtol=0, atol=1e-5)
 
