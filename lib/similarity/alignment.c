@@ -134,6 +134,7 @@ INLINE void mean(const Problem *p, const Task *k, Images score) {
  * With logits tau g / (n + eps) and dl their gradient: dg = tau (dl / (n + eps) - g <dl, g> / (n (n + eps)^2)). */
 INLINE void differentiate(const Problem *p, Task *k, Images score) {
     const int64_t W = k->words, R = p->regions;
+    const float negative = p->slope;
     Images *word_along = k->word_total, *region_along = k->region_total; /* <dl, g>, below */
     Images scale = {0};
     for (int64_t w = 0; w < W; w++) EACH_IMAGE k->word_total[w][b] = score[b] / (W * k->word_total[w][b]);
@@ -178,8 +179,8 @@ INLINE void differentiate(const Problem *p, Task *k, Images score) {
                 float g = k->g[i][b];
                 float dg = k->to_word[i][b] * k->region_unit[r][b] + k->to_region[i][b] * k->word_unit[w][b];
                 dg -= g * (k->region[r][b] + k->word[w][b]);
-                float tanh = g > 0 ? g : g / p->slope;
-                k->S[i][b] += dg * (g > 0 ? 1 : p->slope) * (1 - tanh * tanh);
+                float slope = g > 0 ? 1 : negative, tanh = g / slope;
+                k->S[i][b] += dg * slope * (1 - tanh * tanh);
             }
         }
     EACH_IMAGE score[b] = scale[b];

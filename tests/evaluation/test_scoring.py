@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
 import torch
 
+from lib.checkpoint import load_model, read_checkpoint
 from lib.datasets.loaders import caption_batches, image_batches
 from lib.engine import score_split
 from lib.errors import InputError
@@ -153,15 +155,70 @@ def test_item_vectors_are_unit_vectors_in_the_order_of_the_split(dev, similarity
     assert score_split(runner, split, tokenized).image_vectors is None
 
 
-def test_bf16_gives_close_scores_and_recalls(sample, runs):
-    from lib.checkpoint import load_model, read_checkpoint
+@pytest.fixture(scope="module")
+def trained(sample, runs):
+    """`trained(similarity)`: a model that learned something, the split it scores, and the scores in float64."""
 
-    split, tokenized = open_sample(sample, "train")
-    runner = Runner(load_model(read_checkpoint(runs("esl_a") / "model_best.pth")), [CPU])
-    exact, rough = (score_split(runner, split, tokenized, precision=p).matrix for p in ("float32", "bf16"))
-    assert 0 < abs(rough - exact).max() < 0.05 * abs(exact).max()
-    figures = [retrieval_metrics(matrix, split.image_of_caption).rsum for matrix in (exact, rough)]
-    assert figures[1] == pytest.approx(figures[0], abs=0.1 * figures[0])
+    @functools.cache
+    def prepared(similarity: str):
+        split, tokenized = open_sample(sample, "train")
+        runner = Runner(load_model(read_checkpoint(runs(similarity) / "model_best.pth")), [CPU])
+        images = list(image_batches(split, 24))
+        with torch.no_grad():
+            sides = [runner.model.eval().image_encoder(images[0])]
+            columns, tokens = zip(*caption_batches(tokenized, 10_000), strict=True)
+            sides.append(runner.model.text_encoder(tokens[0]))
+            head = copy.deepcopy(runner.model.similarity).double()
+            images, captions = (Fragments(side.features.double(), side.mask) for side in sides)
+            scores = head.score(head.prepare_images(images), head.prepare_captions(captions)).numpy()
+        exact = np.empty_like(scores)
+        exact[:, np.asarray(columns[0])] = scores
+        return runner, split, tokenized, exact
+
+    return prepared
+
+
+def recalls(matrix: np.ndarray, split) -> list[float]:
+    figures = retrieval_metrics(np.ascontiguousarray(matrix, np.float32), split.image_of_caption)
+    return [recall for side in (figures.i2t, figures.t2i) for recall in (side.r1, side.r5, side.r10)]
+
+
+def one_dnn(patch) -> dict:
+    patch.setattr(scoring.tiles, "LARGE_PRODUCT", 0)
+    patch.setattr(scoring.tiles, "onednn_is_faster", lambda: True)
+    return {}
+
+
+def no_kernels(patch) -> dict:
+    patch.setenv("ESL_NO_KERNELS", "1")
+    return {}
+
+
+def little_memory(patch) -> dict:
+    patch.setattr(scoring.tiles, "image_tile", lambda *_: 5)
+    return {"score_memory": 1}
+
+
+@pytest.mark.parametrize(
+    "path", [lambda patch: {}, no_kernels, one_dnn, little_memory, lambda patch: {"batch_size": 3}]
+)
+@pytest.mark.parametrize("similarity", HEADS)
+def test_every_way_of_scoring_gives_the_recalls_of_float64(trained, similarity, path, monkeypatch):
+    runner, split, tokenized, exact = trained(similarity)
+    matrix = score_split(runner, split, tokenized, **path(monkeypatch)).matrix
+    assert abs(matrix - exact).max() < 5e-6 * abs(exact).max()
+    assert recalls(matrix, split) == recalls(exact, split)
+    assert max(recalls(exact, split)) > 20
+
+
+@pytest.mark.parametrize("similarity", HEADS)
+def test_bf16_moves_no_recall_by_more_than_one_query(trained, similarity):
+    runner, split, tokenized, exact = trained(similarity)
+    matrix = score_split(runner, split, tokenized, precision="bf16").matrix
+    assert 0 < abs(matrix - exact).max() < 0.02 * abs(exact).max()
+    one = [100 / len(exact)] * 3 + [100 / exact.shape[1]] * 3  # of each direction's queries
+    moved = np.abs(np.subtract(recalls(matrix, split), recalls(exact, split)))
+    assert (moved <= np.add(one, 1e-9)).all(), moved
 
 
 def test_another_number_of_images_than_the_split_has_is_refused(dev):
