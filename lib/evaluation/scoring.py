@@ -133,7 +133,8 @@ def _image_tiles(chunks: Iterable[Fragments], count: int, devices: int) -> Itera
         while start < len(chunk.mask):
             if features is None:
                 regions, device = chunk.features.shape[1], chunk.features.device
-                size = tiles.budget(device, packed=compiled.available(device))
+                packed = regions > 1 and compiled.available(device)  # one vector per image is no work for the kernel
+                size = tiles.budget(device, packed=packed)
                 size = min(tiles.image_tile(regions, count, size), -(-count // devices))
                 features = chunk.features.new_empty(regions, size, chunk.features.shape[2])  # (R, B, E)
                 mask = chunk.mask.new_empty(size, regions)

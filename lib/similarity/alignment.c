@@ -1,8 +1,8 @@
 /* The ESL score of all pairs from word-region similarity S, and its gradient, fused for a CPU.
  *
  * S (rows, R, B) holds the words of all captions one after another; caption c owns rows first[c] to first[c + 1].
- * A task is one caption with LANES images, few enough for all that it keeps to stay in the caches. Images are innermost:
- * each loop over `b` is a vector operation, and sums over words or regions add whole vectors.
+ * A task is one caption with LANES images: what it keeps fits the second-level cache for some 36 regions. Images are
+ * innermost: each loop over `b` is a vector operation, and sums over words or regions add whole vectors.
  *
  *     g = LeakyReLU(tanh S), divided by its norm over the words or over the regions
  *     word (W):   S weighted by the softmax over the regions of tau g / |g over words|

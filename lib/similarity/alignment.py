@@ -56,6 +56,7 @@ class _Alignment(torch.autograd.Function):
     """
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
     def forward(ctx, words, places, regions, scale, region_mask, lengths, keep, memory):
         dtype = torch.promote_types(words.dtype, torch.float32)  # what follows a bfloat16 product is float32
@@ -82,6 +83,7 @@ class _Alignment(torch.autograd.Function):
                     compiled.pair_scores(S.to(dtype), block.lengths, tau, mask, out)
                 else:
                     _block_scores(S, tau, block, mask, size, scratch, not keep, out)
+                rows = S = None  # before the next product takes its memory
         if keep:
             ctx.save_for_backward(words, regions, region_mask)
             ctx.lengths, ctx.product, ctx.size, ctx.tau, ctx.packed = lengths, product, size, tau, packed
@@ -89,11 +91,13 @@ class _Alignment(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
     @torch.amp.custom_bwd(device_type="cuda")
     def backward(ctx, grad):
         words, regions, mask = ctx.saved_tensors
         columns = regions.transpose(0, 1).flatten(0, 1)  # (R * B, E)
-        grad_words, grad_columns, grad_scale = torch.empty_like(words), torch.zeros_like(columns), 0.0
+        grad_words, grad_columns = torch.empty_like(words), torch.zeros_like(columns)
+        grad_scale = torch.zeros((), device=words.device)
         scratch = tiles.Scratch(words.device)
         product, ctx.product = ctx.product, None  # becomes its own gradient below
         for block in tiles.blocks(ctx.lengths, len(columns), words.device, ctx.size):
@@ -102,12 +106,16 @@ class _Alignment(torch.autograd.Function):
             )  # (rows, R * B)
             S, upstream = rows.view(len(rows), regions.shape[1], -1), grad[block.captions]  # (rows, R, B), (C, B)
             if ctx.packed:
-                grad_scale = grad_scale + compiled.gradients(S, block.lengths, ctx.tau, mask, upstream)
+                full = S.to(torch.float32)  # S itself, but for products in bfloat16
+                grad_scale = grad_scale + compiled.gradients(full, block.lengths, ctx.tau, mask, upstream)
+                if full is not S:
+                    S.copy_(full)
             else:
                 grad_scale = grad_scale + _block_gradients(S, ctx.tau, block, mask, ctx.size, scratch, upstream)
             if product is None:
                 grad_words[block.rows] = tiles.product(rows, columns.T)
                 grad_columns += tiles.product(rows.T, words[block.rows].T)
+            rows = S = full = None
         if product is not None:
             grad_words, grad_columns = tiles.product(product, columns.T), tiles.product(product.T, words.T)
         grad_regions = grad_columns.unflatten(0, (regions.shape[1], -1)).transpose(0, 1)  # (B, R, E)

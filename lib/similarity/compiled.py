@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -28,7 +29,7 @@ from lib.functional import EPSILON, LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
 from lib.similarity import kernels
 
 SOURCE = Path(__file__).with_name("alignment.c")
-COMPILERS = ("gcc", "cc", "clang")
+COMPILERS = ("gcc", "cc")  # their OpenMP is the one of torch; clang's is another
 # No option that changes what the program around the library computes, as -ffast-math does when linked. OpenMP is not
 # linked: the symbols are those of the runtime that torch has loaded, so that both share one set of threads.
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
@@ -81,7 +82,8 @@ def _call(function, S: Tensor, lengths: Sequence[int], scale: float, region_mask
     rows, regions, images = S.shape
     first = (ctypes.c_int64 * (len(lengths) + 1))(0, *itertools.accumulate(lengths))
     fits = S.is_contiguous() and S.dtype == scores.dtype == torch.float32 and scores.stride(1) == 1
-    if not fits or first[-1] != rows or scores.shape != (len(lengths), images):
+    devices = {x.device.type for x in (S, scores, region_mask) if x is not None}
+    if not fits or devices != {"cpu"} or first[-1] != rows or scores.shape != (len(lengths), images):
         raise ValueError(f"S {tuple(S.shape)}, {len(lengths)} captions and scores {tuple(scores.shape)} do not fit")
     real = count = None
     if region_mask is not None:
@@ -107,7 +109,12 @@ def _call(function, S: Tensor, lengths: Sequence[int], scale: float, region_mask
 def _library() -> ctypes.CDLL | None:
     """The library, built where it is not yet there; None, with one warning, where it cannot be had."""
     try:
-        library = _load(_built())
+        path = _built()
+        try:
+            library = _load(path)
+        except OSError:  # a damaged file: build it again, once
+            path.unlink()
+            library = _load(_built())
         _try(library)
         return library
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -128,15 +135,16 @@ def _try(library: ctypes.CDLL) -> None:
     """Compare both functions with autograd in float64 on one small case."""
     scale, shape = 10.0, (3, 4, 70)  # W, R, B
     with torch.inference_mode(False), torch.enable_grad():
-        S = torch.linspace(-9, 9, 3 * 4 * 70, dtype=torch.float64).sin().view(shape).requires_grad_()
-        tau = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+        exact, single = ({"dtype": dtype, "device": "cpu"} for dtype in (torch.float64, torch.float32))
+        S = torch.linspace(-9, 9, 3 * 4 * 70, **exact).sin().view(shape).requires_grad_()
+        tau = torch.tensor(scale, **exact, requires_grad=True)
         g = torch.nn.functional.leaky_relu(S.tanh(), NEGATIVE_SLOPE)
         expected = 0
         for words, regions in ((0, 1), (1, 0)):  # normalised over one side, softmax over the other
             unit = g / (g.square().sum(words, keepdim=True).sqrt() + EPSILON)
             expected = expected + ((tau * unit).softmax(regions) * S).sum(regions).mean(0)  # (B,)
         expected.sum().backward()
-        values, scores, upstream = S.detach().float(), torch.empty(1, 70), torch.ones(1, 70)
+        values, scores, upstream = S.detach().float(), torch.empty(1, 70, **single), torch.ones(1, 70, **single)
         _call(library.alignment_scores, values, [3], scale, None, scores)
         _call(library.alignment_gradients, values, [3], scale, None, upstream)
     pairs = ((scores[0], expected), (values, S.grad), (upstream.sum(), tau.grad))
@@ -144,21 +152,32 @@ def _try(library: ctypes.CDLL) -> None:
         raise RuntimeError("it computes wrong values")
 
 
+def _compiler() -> list[str]:
+    """The command of the C compiler: $CC, which may have arguments, else the first of COMPILERS that is installed."""
+    chosen = shlex.split(os.environ.get("CC", ""))
+    if chosen and shutil.which(chosen[0]):
+        return chosen
+    for name in filter(shutil.which, COMPILERS):
+        return [name]
+    raise RuntimeError(f"no C compiler ({' or '.join(COMPILERS)}) is installed; with one it would be faster")
+
+
 def _built() -> Path:
     """Path of the library for this source, compiler and processor, from the cache or from the compiler."""
-    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, COMPILERS)), None)
-    if not compiler:
-        raise RuntimeError(f"no C compiler ({', '.join(COMPILERS)}) is installed; one makes it faster")
-    built_from = "\0".join((SOURCE.read_text(), compiler, *FLAGS, platform.machine(), _processor()))
+    compiler = _compiler()
+    built_from = "\0".join((SOURCE.read_text(), *compiler, *FLAGS, platform.machine(), _processor()))
+    name = f"alignment-{hashlib.sha256(built_from.encode()).hexdigest()[:24]}.so"
     folder = _cache_folder()
-    path = folder / f"alignment-{hashlib.sha256(built_from.encode()).hexdigest()[:24]}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            object_file, library = Path(scratch, "alignment.o"), Path(scratch, "alignment.so")
-            _run(compiler, *FLAGS, "-c", SOURCE, "-o", object_file)
-            _run(compiler, "-shared", object_file, "-o", library)
-            library.replace(path)  # at once, so that another process sees the whole file or none
-    return path
+    if folder is not None and (folder / name).exists():
+        return folder / name
+    if folder is None or not os.access(folder, os.W_OK):
+        folder = _folder_of_this_process()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        object_file, library = Path(scratch, "alignment.o"), Path(scratch, "alignment.so")
+        _run(*compiler, *FLAGS, "-c", SOURCE, "-o", object_file)
+        _run(*compiler, "-shared", object_file, "-o", library)
+        library.replace(folder / name)  # at once, so that another process sees the whole file or none
+    return folder / name
 
 
 def _run(*command) -> None:
@@ -176,17 +195,15 @@ def _processor() -> str:
         return platform.processor()
 
 
-def _cache_folder() -> Path:
-    """A folder that nobody else can write to, since what lies there is executed."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esl"
+def _cache_folder() -> Path | None:
+    """The user's cache folder, if nobody else can write to it, since what lies there is executed."""
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esl"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
-        if state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK):
-            return folder
+        return folder if state.st_uid == os.getuid() and not state.st_mode & 0o022 else None
     except (OSError, RuntimeError, AttributeError):  # read-only, no home, no user ids
-        pass
-    return _folder_of_this_process()
+        return None
 
 
 @functools.cache

@@ -46,7 +46,8 @@ class Budget(NamedTuple):
 def budget(device: torch.device, memory: int | None = None, packed: bool = False) -> Budget:
     """Sizes from the caches and the cores of a CPU; `memory` (bytes for all buffers) limits them.
 
-    `packed`: what follows the product takes captions of any lengths and needs no buffers.
+    `packed`: what follows the product takes captions of any lengths and keeps little beside a block; a product may hold
+    a second one.
     """
     if device.type == "cpu":
         block = min(max(_cache_bytes(3) // 2, LEAST_BLOCK_BYTES), MOST_BLOCK_BYTES) // 4
@@ -56,7 +57,7 @@ def budget(device: torch.device, memory: int | None = None, packed: bool = False
         block = tile = GPU_BLOCK_BYTES // 4
         rows, spread = BLOCK_ROWS * 64, 1.25
     if memory is not None:
-        most = max(1, memory // (4 * (1 if packed else 1 + BUFFERS)))
+        most = max(1, memory // (4 * (2 if packed else 1 + BUFFERS)))
         block, tile = min(block, most), min(tile, most)
     # Without a fused kernel, a caption of usual length with all these columns is half a tile.
     columns = block // rows if packed else tile // (2 * TYPICAL_WORDS)
@@ -129,7 +130,7 @@ def blocks(lengths: list[int], columns: int, device: torch.device, size: Budget)
 def image_tile(regions: int, images: int, size: Budget) -> int:
     """Images of a block: as many as its columns allow, in equal parts that fill whole vectors."""
     fitting = max(1, size.columns // regions // IMAGE_STEP) * IMAGE_STEP
-    parts = -(-images // fitting)
+    parts = max(1, -(-images // fitting))
     return min(images, -(-images // (parts * IMAGE_STEP)) * IMAGE_STEP)
 
 
@@ -153,7 +154,8 @@ def product(rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
     """rows (n, E) times columns (m, E): (n, m), into `out` where that costs nothing; the result says where it is.
 
     torch.mm of float32 is MKL's, which holds back on processors that are not Intel's: 172 instead of oneDNN's 215
-    GFLOP/s on a Zen 4, half of it on older ones. The choice depends on the processor alone, so that runs agree.
+    GFLOP/s on a Zen 4, half of it on older ones. The choice depends on the processor and the sizes, never on a clock,
+    so that runs agree.
     """
     on_cpu = rows.device.type == "cpu" and rows.dtype == torch.float32
     if on_cpu and len(rows) * columns.numel() >= LARGE_PRODUCT and onednn_is_faster():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import warnings
 
@@ -15,7 +16,7 @@ from lib.similarity.alignment import alignment_scores
 from tests import helpers
 
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(not compiled.available(CPU), reason="no compiler builds the kernel here")
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, compiled.COMPILERS)), reason="no C compiler is here")
 
 SIZES = {"captions": 7, "words": 6, "regions": 9, "images": 40, "size": 24}
 CASES = {
@@ -73,6 +74,11 @@ def relative_errors(found: list, expected: list) -> list[float]:
     sizes[3] = torch.maximum(sizes[3], expected[0].abs().sum())
     pairs = zip(found, expected, sizes, strict=True)
     return [float((one - other).abs().max() / size.clamp(min=1e-30)) for one, other, size in pairs]
+
+
+@needs_compiler
+def test_the_kernel_is_built_and_used_where_there_is_a_compiler():
+    assert compiled.available(CPU)
 
 
 @needs_compiler
@@ -151,6 +157,23 @@ def test_arrays_that_do_not_fit_are_refused_before_any_memory_is_touched(S, leng
         compiled.pair_scores(S, lengths, 10.0, None, scores)
 
 
+def test_too_little_memory_is_an_error():
+    with pytest.raises(MemoryError, match="captions of 3 words"):
+        compiled._call(lambda *arguments: 1, torch.zeros(5, 4, 8), [2, 3], 10.0, None, torch.zeros(2, 8))
+
+
+@needs_compiler
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_features_have_scores_and_gradients(autocast):
+    images, captions, scale, _ = problem("plain")
+    expected = scores_and_gradients(images, captions, scale, None, torch.float64)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = scores_and_gradients(images, captions, scale.to(dtype), None, dtype)
+    bound = 1e-4 if autocast else 0.1  # autocast leaves the head in float32; in bfloat16, S has 8 bits
+    assert max(relative_errors([x.double() for x in found], expected)) < bound
+
+
 def test_other_types_scales_and_devices_are_left_to_torch():
     assert not compiled.available(torch.device("cuda"))
     assert not compiled.available(CPU, torch.float64)
@@ -184,17 +207,47 @@ def test_the_library_is_built_once_in_a_folder_of_the_user_alone(fresh, monkeypa
 
 
 @needs_compiler
+def test_a_damaged_library_is_built_again(fresh):
+    library = compiled._built()
+    library.write_bytes(b"\x7fELF")
+    assert compiled.available(CPU) and library.stat().st_size > 1000
+
+
+@needs_compiler
+@pytest.mark.parametrize("command", ["gcc -g0", "no-such-compiler", ""])
+def test_cc_may_have_arguments_and_one_that_is_missing_is_passed_over(fresh, monkeypatch, command):
+    if not shutil.which("gcc"):
+        pytest.skip("no gcc is here")
+    monkeypatch.setenv("CC", command)
+    assert compiled._compiler() == (["gcc", "-g0"] if "-g0" in command else ["gcc"])
+    assert compiled.available(CPU)
+
+
+@needs_compiler
+def test_the_defaults_of_torch_do_not_disturb_the_first_use(fresh):
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert compiled.available(CPU)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@needs_compiler
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no user ids here")
-@pytest.mark.parametrize("trouble", ["others may write", "a file"])
-def test_a_cache_folder_that_cannot_be_trusted_is_not_used(fresh, trouble):
+@pytest.mark.parametrize("trouble", ["others may write", "a file", "no home"])
+def test_a_cache_folder_that_cannot_be_trusted_is_not_used(fresh, monkeypatch, trouble):
     fresh.parent.mkdir()
-    if trouble == "a file":
+    if trouble == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(compiled.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    elif trouble == "a file":
         fresh.write_text("")
     else:
         fresh.mkdir()
         fresh.chmod(0o777)
     assert compiled.available(CPU)
-    assert trouble == "a file" or not list(fresh.iterdir())
+    assert trouble != "others may write" or not list(fresh.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -210,7 +263,7 @@ def test_where_it_cannot_be_built_one_warning_says_so_and_torch_scores(fresh, mo
         script.write_text("#!/bin/sh\necho no such option >&2\nexit 1\n")
         script.chmod(0o700)
         monkeypatch.setenv("CC", str(script))
-    elif compiled.shutil.which("gcc") or compiled.shutil.which("cc"):
+    elif any(map(shutil.which, compiled.COMPILERS)):
         source = fresh.parent.parent / "wrong.c"
         source.write_text(compiled.SOURCE.read_text().replace("p * x + 1.0f / 2;", "p * x + 1.0f / 3;"))
         monkeypatch.setattr(compiled, "SOURCE", source)
