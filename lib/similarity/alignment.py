@@ -96,14 +96,14 @@ class _Alignment(torch.autograd.Function):
     def backward(ctx, grad):
         words, regions, mask = ctx.saved_tensors
         columns = regions.transpose(0, 1).flatten(0, 1)  # (R * B, E)
-        grad_words, grad_columns = torch.empty_like(words), torch.zeros_like(columns)
         grad_scale = torch.zeros((), device=words.device)
         scratch = tiles.Scratch(words.device)
         product, ctx.product = ctx.product, None  # becomes its own gradient below
+        if product is None:
+            grad_words, grad_columns = torch.empty_like(words), torch.zeros_like(columns)
         for block in tiles.blocks(ctx.lengths, len(columns), words.device, ctx.size):
-            rows = (
-                tiles.product(words[block.rows], columns) if product is None else product[block.rows]
-            )  # (rows, R * B)
+            own = words[block.rows]
+            rows = tiles.product(own, columns) if product is None else product[block.rows]  # (rows, R * B)
             S, upstream = rows.view(len(rows), regions.shape[1], -1), grad[block.captions]  # (rows, R, B), (C, B)
             if ctx.packed:
                 full = S.to(torch.float32)  # S itself, but for products in bfloat16
@@ -114,7 +114,7 @@ class _Alignment(torch.autograd.Function):
                 grad_scale = grad_scale + _block_gradients(S, ctx.tau, block, mask, ctx.size, scratch, upstream)
             if product is None:
                 grad_words[block.rows] = tiles.product(rows, columns.T)
-                grad_columns += tiles.product(rows.T, words[block.rows].T)
+                grad_columns += tiles.product(rows.T, own.T)
             rows = S = full = None
         if product is not None:
             grad_words, grad_columns = tiles.product(product, columns.T), tiles.product(product.T, words.T)

@@ -51,7 +51,7 @@ def budget(device: torch.device, memory: int | None = None, packed: bool = False
     """
     if device.type == "cpu":
         block = min(max(_cache_bytes(3) // 2, LEAST_BLOCK_BYTES), MOST_BLOCK_BYTES) // 4
-        tile = block if packed else _cache_bytes(2) * torch.get_num_threads() // (BUFFERS * 4)
+        tile = _cache_bytes(2) * torch.get_num_threads() // (BUFFERS * 4)
         rows, spread = BLOCK_ROWS, math.inf if packed else 1.0
     else:
         block = tile = GPU_BLOCK_BYTES // 4
