@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM=false
 step() { printf '\n== %s\n' "$*"; }
 
 step "Sample data: drawn scenes with five captions each, in $DATA"
-python -m lib.datasets.sample "$DATA" --datasets coco --images 1000 --seed 0
+python -m lib.tools.sample "$DATA" --datasets coco --images 1000 --seed 0
 
 for head in esl_a esl_h; do
     step "Training $head on 1,000 images (regions of the drawn scenes, tiny BERT)"
@@ -34,7 +34,7 @@ python eval.py --dataset coco --data_path "$DATA/coco" --bert_path "$DATA/bert" 
     --model_path "$OUT/esl_h/model_best.pth" --evaluate_cxc
 
 step "Grid model on the JPEGs: a tiny backbone with RANDOM weights and a few steps, to show the path, not the quality"
-python -m lib.datasets.sample "$DATA/grid" --datasets f30k --images 64 --dev_images 20 --test_images 20 --seed 1
+python -m lib.tools.sample "$DATA/grid" --datasets f30k --images 64 --dev_images 20 --test_images 20 --seed 1
 python train.py --data_path "$DATA/grid/f30k" --data_name f30k --bert_path "$DATA/grid/bert" --model_name "$OUT/grid" \
     --precomp_enc_type backbone --backbone_source tiny --input_scale_factor 0.5 --similarity vse_infty --embed_size 64 \
     --batch_size 32 --num_epochs 2 --embedding_warmup_epochs 1 --workers "$WORKERS" --seed 0

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.alignment import gpu_kernel
 from lib.checkpoint import Checkpoint, load_model, read_checkpoint
 from lib.config import Parser, add_machine_arguments, positive
 from lib.datasets.captions import load_tokenizer
 from lib.datasets.layout import cxc_folder
 from lib.datasets.raw import RawImages
 from lib.datasets.splits import Split, open_split
-from lib.engine import SplitScores, score_split, tokenize_for
 from lib.errors import InputError, script
 from lib.evaluation import report
 from lib.evaluation.cxc import cxc_correlations, cxc_recalls
@@ -27,7 +27,7 @@ from lib.evaluation.scoring import set_precision
 from lib.files import check_writable, write_json
 from lib.model import local_bert_values
 from lib.parallel import Runner, visible_devices
-from lib.similarity import kernels
+from lib.training.engine import SplitScores, score_split, tokenize_for
 
 RELEASED = Path("runs/release_weights")
 COCO_IMAGES = 5000  # of COCO's testall: only there do published figures apply
@@ -73,7 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     set_precision(args.precision)
-    kernels.set_enabled(not args.no_kernels)
+    gpu_kernel.set_enabled(not args.no_kernels)
     devices = visible_devices(args.device)
     paths = [Path(path) for path in args.model_path] if args.model_path else released_files(args.dataset)
     tokenizer = load_tokenizer(args.bert_path)

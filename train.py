@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from lib.alignment import gpu_kernel
 from lib.checkpoint import load_into, read_checkpoint, save_checkpoint
 from lib.config import (
     ModelConfig,
@@ -25,17 +26,16 @@ from lib.datasets.captions import load_tokenizer
 from lib.datasets.loaders import ImageTrainSet, RegionTrainSet, train_loader
 from lib.datasets.raw import RawImages
 from lib.datasets.splits import open_split
-from lib.engine import Recipe, score_split, tokenize_for, train_one_epoch
 from lib.errors import InputError, script
 from lib.evaluation.metrics import retrieval_metrics
 from lib.evaluation.report import format_table
 from lib.evaluation.scoring import set_precision
 from lib.files import check_writable
 from lib.model import build_model
-from lib.optim import build_optimizer, fixed_blocks, set_learning_rates, uses_hardest
 from lib.parallel import Runner, visible_devices
-from lib.similarity import kernels
-from lib.tracking import Tracker, close_console, setup_console
+from lib.training.engine import Recipe, score_split, tokenize_for, train_one_epoch
+from lib.training.optim import build_optimizer, fixed_blocks, set_learning_rates, uses_hardest
+from lib.training.tracking import Tracker, close_console, setup_console
 
 MACHINE = {
     "workers",
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     config = ModelConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(ModelConfig) if f.name != "bert"})
     devices = visible_devices(args.device)
     set_precision(args.precision)
-    kernels.set_enabled(not args.no_kernels)
+    gpu_kernel.set_enabled(not args.no_kernels)
     torch.manual_seed(args.seed)
 
     # Everything that bad input can break is opened before the first step.

@@ -16,8 +16,8 @@ from transformers import BertConfig, BertModel
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.scoring import timed
 from lib.config import ModelConfig
+from lib.encoders.bert import BertEncoder
 from lib.encoders.image import RegionEncoder
-from lib.encoders.text import BertEncoder
 from lib.evaluation import scoring
 from lib.fragments import Fragments
 from lib.model import MatchingModel, bert_values, build_similarity

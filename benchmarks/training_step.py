@@ -19,16 +19,16 @@ from transformers import BertConfig, BertModel
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.released_loop import score_by_caption
 from benchmarks.scoring import items, timed
+from lib.alignment.tiles import product
 from lib.config import ModelConfig
 from lib.encoders.backbones import CHANNELS, SOURCES, build_backbone
+from lib.encoders.bert import BertEncoder
 from lib.encoders.image import GridEncoder, RegionEncoder
-from lib.encoders.text import BertEncoder
 from lib.evaluation.scoring import PRECISIONS, set_precision
 from lib.fragments import Fragments
-from lib.loss import hinge_triplet_loss
 from lib.model import MatchingModel, bert_values, build_similarity
-from lib.optim import build_optimizer
-from lib.similarity.tiles import product
+from lib.training.losses import hinge_triplet_loss
+from lib.training.optim import build_optimizer
 
 COLUMNS = ("what", "ms", "share or ratio")
 

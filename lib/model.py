@@ -14,13 +14,13 @@ from transformers.utils import logging as transformers_logging
 
 from lib.config import ModelConfig
 from lib.encoders.backbones import CHANNELS, build_backbone
+from lib.encoders.bert import BertEncoder
 from lib.encoders.image import GridEncoder, RegionEncoder
-from lib.encoders.text import BertEncoder
 from lib.errors import InputError
 from lib.fragments import Fragments
-from lib.modules.gpo import GPO
 from lib.similarity import esl_a, esl_h
-from lib.similarity.pooled import PooledSimilarity
+from lib.similarity.gpo import GPO
+from lib.similarity.vse_infty import PooledSimilarity
 
 BERT_FIELDS = (
     "vocab_size",

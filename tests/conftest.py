@@ -22,7 +22,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory) -> Path:
     """The tiny sample data set, to be read only: coco, f30k and bert."""
-    from lib.datasets.sample.writing import SampleConfig, write_sample
+    from lib.tools.sample.writing import SampleConfig, write_sample
 
     root = tmp_path_factory.mktemp("sample")
     write_sample(root, SampleConfig(images=24, dev_images=10, test_images=10, testall_images=25, img_dim=32))

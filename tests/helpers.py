@@ -11,11 +11,11 @@ import torch
 
 import eval as evaluation_script
 import train as training_script
-from lib import tracking  # noqa: F401  first of all it makes protobuf readable
 from lib.config import ModelConfig
 from lib.datasets.captions import TokenizedCaptions, load_tokenizer
 from lib.datasets.splits import Split, open_split
 from lib.fragments import Fragments
+from lib.training import tracking  # noqa: F401  first of all it makes protobuf readable
 
 IMG_DIM = 32
 BERT = {

@@ -13,17 +13,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [  # from the top; the longest matching name counts
-    ["train", "eval", "eval_ensemble", "lib.score"],
-    ["lib.engine"],
-    ["lib.parallel", "lib.optim", "lib.checkpoint", "lib.evaluation.scoring"],
+    ["train", "eval", "eval_ensemble", "lib.tools"],
+    ["lib.training"],
+    ["lib.checkpoint", "lib.evaluation.scoring"],
+    ["lib.parallel"],
     ["lib.model"],
     ["lib.encoders", "lib.similarity", "lib.datasets"],
-    ["lib.modules"],
-    ["lib.fragments", "lib.functional", "lib.loss", "lib.config", "lib.evaluation", "lib.tracking", "lib.picture"],
-    ["lib.errors", "lib.files", "lib.cxc_csv"],
+    ["lib.alignment"],
+    ["lib.fragments", "lib.functional", "lib.config", "lib.evaluation", "lib.training.tracking"],
+    ["lib.errors", "lib.files"],
 ]
 APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other
-COMMANDS = {"lib.datasets.extract", "lib.score"}  # their main() may import whatever it needs
+COMMANDS = {"lib.tools.extract", "lib.tools.score"}  # their main() may import whatever it needs
 NUMPY_ALONE = ["lib.evaluation.metrics", "lib.evaluation.cxc", "lib.evaluation.report", "lib.evaluation.results"]
 
 

@@ -11,8 +11,8 @@ import torch
 
 from lib.errors import InputError
 from lib.fragments import Fragments
-from lib.loss import hinge_triplet_loss
 from lib.model import bert_values, build_model, load_bert, load_bert_config
+from lib.training.losses import hinge_triplet_loss
 from tests.helpers import BERT, HEADS, small_batch, small_config
 
 pytestmark = pytest.mark.usefixtures("single_thread")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, ResNet152_Weights, resnet101, resnet152, resnext101_32x8d
 
+from lib.encoders.resnet import caffe_style, tiny_resnet
 from lib.errors import InputError
-from lib.modules.resnet import caffe_style, tiny_resnet
 
 CHANNELS = 2048  # of every backbone's feature map
 PRECISIONS = ("float32", "tf32", "bf16")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lib.encoders.mlp import MLP
 from lib.fragments import Fragments
-from lib.modules.mlp import MLP
 
 
 class RegionEncoder(nn.Module):

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.cxc_csv import RatedPair, read_pairs
 from lib.errors import InputError
+from lib.evaluation.cxc_csv import RatedPair, read_pairs
 from lib.evaluation.metrics import caption_owners
 from lib.files import read_json
 

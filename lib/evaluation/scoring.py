@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lib.alignment import cpu_kernel, tiles
 from lib.errors import InputError
 from lib.fragments import Fragments
 from lib.parallel import Runner
-from lib.similarity import compiled, tiles
 
 PRECISIONS = ("float32", "tf32", "bf16")
 
@@ -133,7 +133,7 @@ def _image_tiles(chunks: Iterable[Fragments], count: int, devices: int) -> Itera
         while start < len(chunk.mask):
             if features is None:
                 regions, device = chunk.features.shape[1], chunk.features.device
-                packed = regions > 1 and compiled.available(device)  # one vector per image is no work for the kernel
+                packed = regions > 1 and cpu_kernel.available(device)  # one vector per image is no work for the kernel
                 size = tiles.budget(device, packed=packed)
                 size = min(tiles.image_tile(regions, count, size), -(-count // devices))
                 features = chunk.features.new_empty(regions, size, chunk.features.shape[2])  # (R, B, E)

@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lib.alignment.tiled import alignment_scores
 from lib.fragments import Fragments
 from lib.functional import l2_normalize, masked_mean
 from lib.similarity.aggregators import Aggregator
-from lib.similarity.alignment import alignment_scores
 
 
 class Correspondence(nn.Module):

@@ -9,10 +9,10 @@ import shutil
 import numpy as np
 import pytest
 
-from lib.cxc_csv import COLUMNS
 from lib.errors import InputError
 from lib.evaluation import cxc, cxc_annotations
 from lib.evaluation.cxc import cxc_correlations, cxc_recalls, read_annotations
+from lib.evaluation.cxc_csv import COLUMNS
 from tests.conftest import SHARED, needs_shared
 
 N, C, D = 12, 36, 3

@@ -11,13 +11,13 @@ import torch
 
 from lib.checkpoint import load_model, read_checkpoint
 from lib.datasets.loaders import caption_batches, image_batches
-from lib.engine import score_split
 from lib.errors import InputError
 from lib.evaluation import scoring
 from lib.evaluation.metrics import retrieval_metrics
 from lib.fragments import Fragments
 from lib.model import build_model
 from lib.parallel import Runner
+from lib.training.engine import score_split
 from tests import helpers
 from tests.helpers import HEADS, IMG_DIM, open_sample, small_config
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lib.alignment import tiled, tiles
 from lib.fragments import Fragments
-from lib.similarity import alignment, esl_a, esl_h, tiles
+from lib.similarity import esl_a, esl_h
 from lib.similarity.aggregators import level_sizes
 from tests import reference
 from tests.conftest import SHARED, needs_shared
@@ -166,7 +167,7 @@ def test_a_zero_fragment_gives_finite_gradients(kind):
 @pytest.mark.parametrize("memory", [1, 1 << 14, 1 << 20, None])
 @pytest.mark.parametrize("threshold", [1 << 28, 0])
 def test_tile_sizes_change_nothing(memory, threshold, monkeypatch):
-    monkeypatch.setattr(alignment, "MOST_SAVED", threshold)
+    monkeypatch.setattr(tiled, "MOST_SAVED", threshold)
     parameters = reference.random_esl_parameters("a", 256, seed=1)
     head = build("a", parameters)
     images, captions = ragged(70, 3, 256, seed=2), ragged(9, 5, 256, seed=3)

@@ -1,0 +1,213 @@
+"""The ESL score of all pairs and its gradient on a CPU, fused: `cpu_kernel.c`, built once by the machine's C compiler.
+
+Where there is no compiler, or the result fails its trial, `alignment` computes the same with torch. The library is
+kept in the user's cache folder (`$XDG_CACHE_HOME/esl`, else `~/.cache/esl`), one for each processor and compiler.
+
+Letters: B images, C captions, R regions, W word pieces.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import itertools
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib.alignment import gpu_kernel
+from lib.functional import EPSILON, LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
+
+SOURCE = Path(__file__).with_name("cpu_kernel.c")
+COMPILERS = ("gcc", "cc")  # their OpenMP is the one of torch; clang's is another
+# No option that changes what the program around the library computes, as -ffast-math does when linked. OpenMP is not
+# linked: the symbols are those of the runtime that torch has loaded, so that both share one set of threads.
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
+MOST_SECONDS = 120  # for a compiler
+
+
+class _Problem(ctypes.Structure):
+    """`Problem` of cpu_kernel.c."""
+
+    _fields_ = [
+        ("first", ctypes.c_void_p),
+        ("captions", ctypes.c_int64),
+        ("regions", ctypes.c_int64),
+        ("images", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("epsilon", ctypes.c_float),
+        ("slope", ctypes.c_float),
+        ("threads", ctypes.c_int32),
+        ("real", ctypes.c_void_p),
+        ("count", ctypes.c_void_p),
+    ]
+
+
+def available(device: torch.device, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> bool:
+    """Whether `pair_scores` and `gradients` serve S of `dtype` on `device` at the temperature `scale`."""
+    if device.type != "cpu" or dtype != torch.float32 or not abs(scale) <= LARGEST_PLAIN_SCALE:
+        return False
+    return gpu_kernel.enabled() and _library() is not None
+
+
+def pair_scores(S: Tensor, lengths: Sequence[int], scale: float, region_mask: Tensor | None, out: Tensor) -> None:
+    """Scores (C, B) into `out` of S float32 (rows, R, B), the packed words of captions with `lengths` words.
+
+    `region_mask` (R, B) is true at real regions, None where all are; S is 0 at the others. Raises MemoryError.
+    """
+    _call(_library().alignment_scores, S, lengths, scale, region_mask, out)
+
+
+def gradients(S: Tensor, lengths: Sequence[int], scale: float, region_mask: Tensor | None, upstream: Tensor) -> Tensor:
+    """Turn S into the gradient with respect to it, given that of the scores, `upstream` (C, B).
+
+    Returns the gradient with respect to `scale`, (). Other arguments as of `pair_scores`.
+    """
+    upstream = upstream.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    _call(_library().alignment_gradients, S, lengths, scale, region_mask, upstream)
+    return upstream.sum()
+
+
+def _call(function, S: Tensor, lengths: Sequence[int], scale: float, region_mask: Tensor | None, scores: Tensor):
+    rows, regions, images = S.shape
+    first = (ctypes.c_int64 * (len(lengths) + 1))(0, *itertools.accumulate(lengths))
+    fits = S.is_contiguous() and S.dtype == scores.dtype == torch.float32 and scores.stride(1) == 1
+    devices = {x.device.type for x in (S, scores, region_mask) if x is not None}
+    if not fits or devices != {"cpu"} or first[-1] != rows or scores.shape != (len(lengths), images):
+        raise ValueError(f"S {tuple(S.shape)}, {len(lengths)} captions and scores {tuple(scores.shape)} do not fit")
+    real = count = None
+    if region_mask is not None:
+        real = region_mask.to(torch.float32).contiguous()  # (R, B)
+        count = real.sum(0)  # (B,)
+    problem = _Problem(
+        first=ctypes.addressof(first),
+        captions=len(lengths),
+        regions=regions,
+        images=images,
+        scale=scale,
+        epsilon=EPSILON,
+        slope=NEGATIVE_SLOPE,
+        threads=torch.get_num_threads(),
+        real=None if real is None else real.data_ptr(),
+        count=None if count is None else count.data_ptr(),
+    )
+    if function(ctypes.byref(problem), S.data_ptr(), scores.data_ptr(), scores.stride(0)):
+        raise MemoryError(f"no memory for {torch.get_num_threads()} captions of {max(lengths)} words at a time")
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The library, built where it is not yet there; None, with one warning, where it cannot be had."""
+    try:
+        path = _built()
+        try:
+            library = _load(path)
+        except OSError:  # a damaged file: build it again, once
+            path.unlink()
+            library = _load(_built())
+        _try(library)
+        return library
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(error).split())[:300]
+        warnings.warn(f"scoring on the CPU runs in torch, without its compiled kernel: {reason}", stacklevel=2)
+        return None
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for function in (library.alignment_scores, library.alignment_gradients):
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        function.restype = ctypes.c_int
+    return library
+
+
+def _try(library: ctypes.CDLL) -> None:
+    """Compare both functions with autograd in float64 on one small case."""
+    scale, shape = 10.0, (3, 4, 70)  # W, R, B
+    with torch.inference_mode(False), torch.enable_grad():
+        exact, single = ({"dtype": dtype, "device": "cpu"} for dtype in (torch.float64, torch.float32))
+        S = torch.linspace(-9, 9, 3 * 4 * 70, **exact).sin().view(shape).requires_grad_()
+        tau = torch.tensor(scale, **exact, requires_grad=True)
+        g = torch.nn.functional.leaky_relu(S.tanh(), NEGATIVE_SLOPE)
+        expected = 0
+        for words, regions in ((0, 1), (1, 0)):  # normalised over one side, softmax over the other
+            unit = g / (g.square().sum(words, keepdim=True).sqrt() + EPSILON)
+            expected = expected + ((tau * unit).softmax(regions) * S).sum(regions).mean(0)  # (B,)
+        expected.sum().backward()
+        values, scores, upstream = S.detach().float(), torch.empty(1, 70, **single), torch.ones(1, 70, **single)
+        _call(library.alignment_scores, values, [3], scale, None, scores)
+        _call(library.alignment_gradients, values, [3], scale, None, upstream)
+    pairs = ((scores[0], expected), (values, S.grad), (upstream.sum(), tau.grad))
+    if not all(torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-4) for found, wanted in pairs):
+        raise RuntimeError("it computes wrong values")
+
+
+def _compiler() -> list[str]:
+    """The command of the C compiler: $CC, which may have arguments, else the first of COMPILERS that is installed."""
+    chosen = shlex.split(os.environ.get("CC", ""))
+    if chosen and shutil.which(chosen[0]):
+        return chosen
+    for name in filter(shutil.which, COMPILERS):
+        return [name]
+    raise RuntimeError(f"no C compiler ({' or '.join(COMPILERS)}) is installed; with one it would be faster")
+
+
+def _built() -> Path:
+    """Path of the library for this source, compiler and processor, from the cache or from the compiler."""
+    compiler = _compiler()
+    built_from = "\0".join((SOURCE.read_text(), *compiler, *FLAGS, platform.machine(), _processor()))
+    name = f"alignment-{hashlib.sha256(built_from.encode()).hexdigest()[:24]}.so"
+    folder = _cache_folder()
+    if folder is not None and (folder / name).exists():
+        return folder / name
+    if folder is None or not os.access(folder, os.W_OK):
+        folder = _folder_of_this_process()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        object_file, library = Path(scratch, "alignment.o"), Path(scratch, "alignment.so")
+        _run(*compiler, *FLAGS, "-c", SOURCE, "-o", object_file)
+        _run(*compiler, "-shared", object_file, "-o", library)
+        library.replace(folder / name)  # at once, so that another process sees the whole file or none
+    return folder / name
+
+
+def _run(*command) -> None:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=MOST_SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed: {done.stderr.strip()}")
+
+
+def _processor() -> str:
+    """What the processor can do: -march=native depends on it, and a home folder may serve many machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
+        return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    except OSError:
+        return platform.processor()
+
+
+def _cache_folder() -> Path | None:
+    """The user's cache folder, if nobody else can write to it, since what lies there is executed."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esl"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+        return folder if state.st_uid == os.getuid() and not state.st_mode & 0o022 else None
+    except (OSError, RuntimeError, AttributeError):  # read-only, no home, no user ids
+        return None
+
+
+@functools.cache
+def _folder_of_this_process() -> Path:
+    holder = tempfile.TemporaryDirectory(prefix="esl-")  # removed when the process ends
+    _folder_of_this_process.holder = holder
+    return Path(holder.name)

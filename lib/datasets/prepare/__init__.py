@@ -1,1 +1,0 @@
-"""Makes the data layout that training and evaluation read from public sources: `python -m lib.datasets.prepare`."""

@@ -1,0 +1,56 @@
+"""Command line of the sample data set: `python -m lib.tools.sample OUT --images N --seed S`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lib.config import Parser
+from lib.datasets.layout import DATA_NAMES
+from lib.errors import script
+from lib.tools.sample.writing import SampleConfig, write_sample
+
+
+@script
+def main(argv: list[str] | None = None) -> None:
+    """Draw the sample data sets and write the tiny BERT."""
+    defaults = SampleConfig()
+    parser = Parser(
+        prog="python -m lib.tools.sample",
+        description="Draw scenes of coloured shapes with captions, boxes and region features into OUT/coco and "
+        "OUT/f30k, and write a tiny BERT for them into OUT/bert. The same settings write the same bytes.",
+    )
+
+    def add(flag: str, default, text: str, **kwargs) -> None:
+        parser.add_argument(flag, default=default, help=f"{text} (default: %(default)s)", **kwargs)
+
+    parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
+    add("--images", defaults.images, "training images", type=int)
+    add("--dev_images", defaults.dev_images, "images of dev", type=int)
+    add("--test_images", defaults.test_images, "images of test", type=int)
+    parser.add_argument(
+        "--testall_images",
+        type=int,
+        help="images of coco's testall, whose first fifth is coco's test (default: 5 times test_images)",
+    )
+    parser.add_argument(
+        "--datasets", nargs="+", default=DATA_NAMES, choices=DATA_NAMES, help="data sets to draw (default: both)"
+    )
+    add("--img_dim", defaults.img_dim, "size of a region feature; real ones have 2048", type=int)
+    add("--seed", defaults.seed, "seed of every random draw", type=int)
+    parser.add_argument(
+        "--one_row_per_image",
+        action="store_true",
+        help="write features of dev, test and testall once per image, not once per caption as the released files do",
+    )
+    args = vars(parser.parse_args(argv))
+    out, datasets = args.pop("out"), args.pop("datasets")
+    config = SampleConfig(**args)
+    write_sample(out, config, datasets)
+    for dataset in datasets:
+        sizes = ", ".join(f"{split} {count}" for split, count in config.parts(dataset).items())
+        print(f"{out / dataset}: {sizes} images")
+    print(f"{out / 'bert'}: a tiny BERT for their captions")
+
+
+if __name__ == "__main__":
+    main()

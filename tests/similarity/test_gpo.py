@@ -1,0 +1,89 @@
+"""GPO pooling and the pooled head."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lib.fragments import Fragments
+from lib.similarity.gpo import GPO, positional_encoding
+from lib.similarity.vse_infty import PooledSimilarity
+from tests import reference
+from tests.conftest import SHARED, needs_shared
+
+
+def ragged(lengths, size, dtype=torch.float64) -> Fragments:
+    lengths = torch.tensor(lengths)
+    return Fragments(torch.randn(len(lengths), 6, size, dtype=dtype), torch.arange(6) < lengths[:, None])
+
+
+def test_pooling_equals_the_slow_reference_in_value_and_gradient():
+    gpo = GPO().double()
+    parameters = {name: p.detach().clone().requires_grad_() for name, p in gpo.named_parameters()}
+    fragments = ragged([6, 1, 4, 4, 2], 5)
+    fragments.features.requires_grad_()
+    expected = torch.stack(
+        [reference.gpo_pool(x[m], int(m.sum()), parameters) for x, m in zip(*fragments, strict=True)]
+    )
+    weights = torch.randn_like(expected)
+    (expected * weights).sum().backward()
+    gradient, fragments.features.grad = fragments.features.grad, None
+    pooled = gpo(fragments)
+    (pooled * weights).sum().backward()
+    torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(fragments.features.grad, gradient, rtol=0, atol=1e-9)
+    for name, parameter in gpo.named_parameters():
+        torch.testing.assert_close(parameter.grad, parameters[name].grad, rtol=0, atol=1e-9)
+
+
+def test_padding_changes_neither_the_pooled_vector_nor_its_gradient():
+    gpo = GPO()
+    fragments = ragged([6, 3, 5], 4, torch.float32)
+    x = fragments.features.requires_grad_()
+    expected = gpo(fragments)
+    expected.sum().backward()
+    gradient, x.grad = x.grad, None
+    padded = torch.nn.functional.pad(x, (0, 0, 0, 3), value=9.0)
+    found = gpo(Fragments(padded, torch.nn.functional.pad(fragments.mask, (0, 3))))
+    found.sum().backward()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(x.grad, gradient, rtol=0, atol=1e-6)
+    assert (x.grad[~fragments.mask] == 0).all()
+
+
+def test_dropped_fragments_may_stand_anywhere():
+    gpo = GPO()
+    x = torch.randn(1, 6, 4)
+    kept = torch.tensor([[True, False, True, True, False, True]])
+    torch.testing.assert_close(gpo(Fragments(x, kept)), gpo(Fragments.full(x[:, kept[0]])))
+
+
+def test_pooled_scores_equal_the_slow_reference():
+    head = PooledSimilarity(GPO(), GPO()).double()
+    images, captions = ragged([6, 2, 3], 7), ragged([1, 5, 6, 3], 7)
+    found = head.score(head.prepare_images(images), head.prepare_captions(captions))
+    parts = [[x[m] for x, m in zip(*f, strict=True)] for f in (images, captions)]
+    gpos = [dict(pool.named_parameters()) for pool in (head.image_pool, head.caption_pool)]
+    torch.testing.assert_close(found, reference.pooled_scores(*parts, *gpos), rtol=0, atol=1e-9)
+
+
+@needs_shared
+def test_gpo_agrees_with_the_released_model_in_value_and_gradient():
+    golden = {k: torch.tensor(v) for k, v in np.load(SHARED / "golden/golden_gpo.npz").items()}
+    gpo = GPO()
+    gpo.load_state_dict({k.removeprefix("gpo."): v for k, v in golden.items() if k.startswith("gpo.")})
+    mask = torch.arange(golden["features"].shape[1]) < golden["lengths"][:, None]
+    features = golden["features"].requires_grad_()
+    pooled = gpo(Fragments(features, mask))
+    (pooled * golden["fixed_weights"]).sum().backward()
+
+    def close(found, name, tolerance):
+        assert (found - golden[name]).abs().max() <= tolerance * golden[name].abs().max(), name
+
+    close(positional_encoding(13, 32), "pe", 1e-5)
+    close(pooled, "pooled", 1e-5)
+    lengths, which = golden["lengths"].long().unique(return_inverse=True)
+    close(gpo.pool_weights(lengths)[which][..., None], "pool_weights", 1e-5)
+    close(features.grad, "grad.features", 1e-4)
+    for name, parameter in gpo.named_parameters():
+        close(parameter.grad, "grad.gpo." + name, 1e-4)

@@ -1,0 +1,179 @@
+"""`prepare check`: what is there, what is wrong, what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from lib.tools.prepare.__main__ import main
+from lib.tools.prepare.inspection import spread
+
+
+def make_split(data, split: str, ids: list[int], dim: int = 4):
+    precomp = data / "precomp"
+    precomp.mkdir(parents=True, exist_ok=True)
+    rows = np.random.default_rng(0).random((len(ids), 3, dim)).astype(np.float32)
+    np.save(precomp / f"{split}_ims.npy", rows)
+    captions = [f"Caption {k} of {number} ." for number in ids for k in range(5)]
+    (precomp / f"{split}_caps.txt").write_text("\n".join(captions) + "\n")
+    (precomp / f"{split}_ids.txt").write_text("".join(f"{number}\n" for number in ids for _ in range(5)))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A whole small Flickr30K: train 0-3, dev 10-11, test 20-21, with image files."""
+    data = tmp_path / "f30k"
+    ids = {"train": [0, 1, 2, 3], "dev": [10, 11], "test": [20, 21]}
+    for split, numbers in ids.items():
+        make_split(data, split, numbers)
+    (data / "flickr30k-images").mkdir()
+    numbers = [number for split in ids.values() for number in split]
+    for number in numbers:
+        (data / "flickr30k-images" / f"{number}00.jpg").touch()
+    (data / "id_mapping.json").write_text(json.dumps({str(number): f"{number}00.jpg" for number in numbers}))
+    return data
+
+
+def run(capsys, data, data_name="f30k") -> tuple[int, str]:
+    code = main(["check", str(data), "--data_name", data_name])
+    return code, capsys.readouterr().out
+
+
+def test_whole_data_set_can_be_trained_and_evaluated_either_way(data, capsys):
+    code, out = run(capsys, data)
+    assert code == 0
+    assert re.search(r"train +4 +20 +5 +\(4, 3, 4\) +float32 +320 B +- +- +4 of 4\n", out)
+    assert re.search(r"dev +2 +10 +5 +\(2, 3, 4\)", out)
+    assert "first caption: 'Caption 0 of 0 .' of image 0 (000.jpg)" in out
+    assert "last caption: 'Caption 4 of 21 .' of image 21 (2100.jpg)" in out
+    assert "training (train and dev): can run on region features and on raw images" in out
+    assert "evaluation (test): can run on region features and on raw images" in out
+    assert "warning" not in out and "error" not in out
+    assert out.count("missing:") == 1 and "original_updown_backbone.pth" in out
+
+
+def test_region_features_alone_are_enough(data, capsys):
+    (data / "flickr30k-images").rename(data / "elsewhere")
+    code, out = run(capsys, data)
+    assert code == 0
+    assert "training (train and dev): can run on region features\n" in out
+    assert "flickr30k-images (raw images): the Flickr30K images" in out
+
+
+def test_raw_images_alone_are_enough(data, capsys):
+    for split in ("train", "dev", "test"):
+        (data / "precomp" / f"{split}_ims.npy").unlink()
+    code, out = run(capsys, data)
+    assert code == 0
+    assert "evaluation (test): can run on raw images\n" in out
+    assert "missing: train_ims.npy, dev_ims.npy, test_ims.npy (region features): Kaggle data set kuanghueilee/" in out
+
+
+def test_a_missing_split_means_exit_code_1_and_says_where_to_get_it(data, capsys):
+    for path in (data / "precomp").glob("dev_*"):
+        path.unlink()
+    code, out = run(capsys, data)
+    assert code == 1
+    assert "missing: dev_caps.txt, dev_ids.txt (captions): `prepare captions` makes them from Karpathy's splits" in out
+    assert "training (train and dev): cannot run" in out
+    assert "evaluation (test): can run" in out
+
+
+def test_empty_folder_lists_everything_that_is_missing(tmp_path, capsys):
+    code, out = run(capsys, tmp_path, "coco")
+    assert code == 1
+    for name in ("testall_caps.txt", "train_ims.npy", "id_mapping.json", "images", "cxc_annots", "scan-features"):
+        assert name in out
+
+
+def test_coco_is_evaluated_on_testall_and_test_are_its_first_images(data, capsys):
+    (data / "flickr30k-images").rename(data / "images")
+    assert run(capsys, data, "coco")[0] == 1
+    make_split(data, "testall", [20, 21, 0])
+    code, out = run(capsys, data, "coco")
+    assert code == 0
+    assert "evaluation (testall): can run" in out
+    assert "warning: 1 images are in train and in testall, first 0" in out
+    make_split(data, "testall", [21, 20])
+    assert "warning: the images of test are not the first ones of testall" in run(capsys, data, "coco")[1]
+
+
+def test_nan_rows_keep_a_split_from_region_training(data, capsys):
+    ims = np.load(data / "precomp" / "train_ims.npy")
+    ims[3, 1, 2] = np.nan
+    np.save(data / "precomp" / "train_ims.npy", ims)
+    code, out = run(capsys, data)
+    assert code == 0 and "training (train and dev): can run on raw images\n" in out
+    assert re.search(r"error: .*train_ims.npy, row 3, region 1: NaN", out)
+
+
+def test_zero_regions_are_a_warning_unless_the_mask_names_them(data, capsys):
+    ims = np.load(data / "precomp" / "dev_ims.npy")
+    ims[1, 2] = 0
+    np.save(data / "precomp" / "dev_ims.npy", ims)
+    code, out = run(capsys, data)
+    assert code == 0 and "warning: 1 of 2 sampled feature rows have regions of zeros (first row 1)" in out
+    mask = np.ones((2, 3), bool)
+    mask[1, 2] = False
+    np.save(data / "precomp" / "dev_mask.npy", mask)
+    assert "warning" not in run(capsys, data)[1]
+
+
+def test_captions_written_as_python_bytes_are_counted(data, capsys):
+    path = data / "precomp" / "train_caps.txt"
+    lines = path.read_text().splitlines()
+    lines[3:5] = ["b'a dog runs .'", 'b"a dog\'s bone ."']
+    path.write_text("\n".join(lines) + "\n")
+    code, out = run(capsys, data)
+    assert code == 0 and "warning: 2 captions start with b' (first in line 4)" in out
+
+
+def test_counts_that_do_not_fit_are_errors(data, capsys):
+    np.save(data / "precomp" / "test_ims.npy", np.ones((3, 3, 4), np.float32))
+    (data / "precomp" / "train_ids.txt").write_text("0\n1\n2\n")
+    code, out = run(capsys, data)
+    assert code == 1
+    assert "3 feature rows for 2 images and 10 captions" in out
+    assert "3 ids for 20 captions" in out
+    assert re.search(r"train +- +20 ", out)
+
+
+def test_images_that_are_missing_or_unknown_are_counted(data, capsys):
+    (data / "flickr30k-images" / "1000.jpg").unlink()
+    mapping = json.loads((data / "id_mapping.json").read_text())
+    del mapping["2"]
+    (data / "id_mapping.json").write_text(json.dumps(mapping))
+    code, out = run(capsys, data)
+    assert code == 0
+    assert re.search(r"raw images: 1 of 2 image files looked for are missing, first .*/1000.jpg", out)
+    assert "raw images: 1 ids are not in id_mapping.json, first 2" in out
+    assert "training (train and dev): can run on region features\n" in out
+
+
+def test_image_in_two_splits_is_a_warning(data, capsys):
+    make_split(data, "dev", [10, 2])
+    code, out = run(capsys, data)
+    assert code == 0 and "warning: 1 images are in train and in dev, first 2" in out
+
+
+def test_interrupted_regions_run_and_wrong_boxes_are_warnings(data, capsys):
+    (data / "precomp" / "train_regions.partial.json").write_text("{}")
+    np.save(data / "precomp" / "test_boxes.npy", np.zeros((2, 2, 4), np.float32))
+    code, out = run(capsys, data)
+    assert code == 0
+    assert "`prepare regions` was interrupted" in out
+    assert "test_boxes.npy: shape (2, 2, 4), expected (2, 3, 4)" in out
+
+
+def test_folder_that_is_not_there_is_bad_input(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", str(tmp_path / "none"), "--data_name", "f30k"])
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_samples_are_spread_from_first_to_last():
+    assert spread(3, 64).tolist() == [0, 1, 2]
+    assert spread(101, 3).tolist() == [0, 50, 100]

@@ -1,0 +1,183 @@
+"""`prepare cxc`: the official CSV files to the annotation files, and the reader of those CSV files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lib.errors import InputError
+from lib.evaluation.cxc_csv import csv_kind, read_pairs
+from lib.tools.prepare.__main__ import main
+from lib.tools.prepare.cxc import image_text_positives, rated_items
+from tests.conftest import SHARED, needs_shared
+
+
+def name(image: int) -> str:
+    return f"COCO_val2014_{image:012d}.jpg"
+
+
+def sentence(caption: int) -> str:
+    return f"COCO_val2014:sentid:{caption}"
+
+
+SIS = [
+    "image1,image2,agg_score,sampling_method",
+    f"{name(100)},{name(101)},2.5,i2i_csim",
+    f"{name(101)},{name(100)},2.4,i2i_csim",
+    f"{name(101)},{name(900)},1.0,i2i_csim",
+]
+STS = [
+    "caption1,caption2,agg_score,sampling_method",
+    f"{sentence(1)},{sentence(11)},3.0,c2c_isim",
+    f"{sentence(1)},{sentence(2)},4.5,c2c_cocaption",
+]
+SITS = [
+    "caption,image,agg_score,sampling_method",
+    f"{sentence(1)},{name(100)},4.75,c2i_original",
+    f"{sentence(11)},{name(101)},2.0,c2i_original",
+    f"{sentence(1)},{name(101)},3.0,c2i_intrasim",
+    f"{sentence(2)},{name(101)},2.99,c2i_intrasim",
+    f"{sentence(12)},{name(900)},5.0,c2i_intrasim",
+]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """The CSV folder and a COCO folder whose `testall` has images 100, 101 and captions 1, 2 and 11, 12."""
+    csvs, data = tmp_path / "csv", tmp_path / "coco"
+    csvs.mkdir()
+    (data / "precomp").mkdir(parents=True)
+    for kind, rows in (("sis", SIS), ("sts", STS), ("sits", SITS)):
+        (csvs / f"{kind}_test.csv").write_text("\n".join(rows) + "\n")
+    (data / "precomp" / "testall_ids.txt").write_text("100\n100\n101\n101\n")
+    (data / "precomp" / "testall_capids.txt").write_text("1\n2\n11\n12\n")
+    return csvs, data
+
+
+def run(folders, *more):
+    csvs, data = folders
+    return main(["cxc", "--csv", str(csvs), "--data_path", str(data), *more])
+
+
+def failure(capsys, folders) -> str:
+    with pytest.raises(SystemExit, match="2"):
+        run(folders)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def annotations(folders, file):
+    return json.loads((folders[1] / "cxc_annots" / file).read_text())
+
+
+def test_image_text_positives_are_rated_3_or_original(folders):
+    assert run(folders) == 0
+    assert annotations(folders, "cxc_it.json") == {
+        "t2i": {"1": [[100, 4.75], [101, 3.0]], "2": [[100, 5.0]], "11": [[101, 2.0]], "12": [[101, 5.0], [900, 5.0]]},
+        "i2t": {"100": [[1, 4.75], [2, 5.0]], "101": [[11, 2.0], [12, 5.0], [1, 3.0]], "900": [[12, 5.0]]},
+    }
+
+
+def test_ratings_within_a_modality_are_listed_from_both_ends_without_a_threshold(folders):
+    run(folders)
+    assert annotations(folders, "cxc_i2i.json") == {
+        "100": [[101, 2.5], [101, 2.4]],
+        "101": [[100, 2.5], [100, 2.4], [900, 1.0]],
+        "900": [[101, 1.0]],
+    }
+    assert annotations(folders, "cxc_t2t.json") == {
+        "1": [[11, 3.0], [2, 4.5]],
+        "2": [[1, 4.5]],
+        "11": [[1, 3.0]],
+        "12": [],
+    }
+
+
+@pytest.mark.parametrize("ids", ["100\n101\n", "100\n100\n101\n101\n"])
+def test_ids_are_written_once_per_caption(folders, ids):
+    (folders[1] / "precomp" / "testall_ids.txt").write_text(ids)
+    run(folders)
+    assert (folders[1] / "cxc_annots" / "testall_ids.txt").read_text() == "100\n100\n101\n101\n"
+    assert (folders[1] / "cxc_annots" / "testall_capids.txt").read_text() == "1\n2\n11\n12\n"
+
+
+def test_other_annotations_are_not_replaced_silently(folders, capsys):
+    run(folders)
+    run(folders)
+    assert "wrote 0 files" in capsys.readouterr().out
+    path = folders[1] / "cxc_annots" / "cxc_i2i.json"
+    path.write_text("{}")
+    assert "cxc_i2i.json: there already with other content; --overwrite replaces it" in failure(capsys, folders)
+    assert path.read_text() == "{}"
+    assert run(folders, "--overwrite") == 0
+    assert len(annotations(folders, "cxc_i2i.json")) == 3
+
+
+def test_ids_that_pair_captions_otherwise_than_cxc_are_refused(folders, capsys):
+    (folders[1] / "precomp" / "testall_ids.txt").write_text("101\n101\n100\n100\n")
+    assert "caption 1 belongs to image 100, in testall to image 101" in failure(capsys, folders)
+    assert not (folders[1] / "cxc_annots").exists()
+
+
+def test_csvs_of_another_set_are_refused(folders, capsys):
+    (folders[1] / "precomp" / "testall_capids.txt").write_text("51\n52\n53\n54\n")
+    assert "rates none of the 4 captions of testall" in failure(capsys, folders)
+
+
+def test_missing_files_are_named_with_where_to_get_them(folders, capsys):
+    (folders[0] / "sts_test.csv").unlink()
+    assert "sts_test.csv missing; get it from the official repository google-research" in failure(capsys, folders)
+    (folders[1] / "precomp" / "testall_capids.txt").unlink()
+    assert "testall_capids.txt: missing, it names the captions of testall in order" in failure(capsys, folders)
+
+
+BROKEN = {
+    "short row": (f"{name(1)},{name(2)},1.0", "line 3: 3 columns, expected 4"),
+    "bad id": (f"{name(1)},{sentence(2)},1.0,x", "line 3: image2 is 'COCO_val2014:sentid:2', expected something like"),
+    "bad score": (f"{name(1)},{name(2)},good,x", "line 3: agg_score is 'good', expected a number from 0 to 5"),
+    "nan": (f"{name(1)},{name(2)},nan,x", "line 3: agg_score is 'nan'"),
+    "too high": (f"{name(1)},{name(2)},5.1,x", "line 3: agg_score is '5.1'"),
+    "duplicate": (SIS[1], f"line 3: {name(100)} and {name(101)} were rated in line 2 already"),
+    "quote": (f'"{name(1)}', "line 4: not CSV text"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_csv_rows_are_named_with_their_line(tmp_path, case):
+    row, message = BROKEN[case]
+    path = tmp_path / "sis_test.csv"
+    path.write_text("\n".join([*SIS[:2], row]) + "\n")
+    with pytest.raises(InputError) as caught:
+        list(read_pairs(path))
+    assert str(caught.value).startswith(f"{path}, {message}")
+
+
+def test_kind_is_told_by_the_header(tmp_path):
+    path = tmp_path / "x.csv"
+    for kind, rows in (("sis", SIS), ("sts", STS), ("sits", SITS)):
+        path.write_text("\r\n".join(rows) + "\r\n")
+        assert csv_kind(path) == kind
+    with pytest.raises(InputError, match="holds SITS ratings, expected SIS"):
+        list(read_pairs(path, "sis"))
+    path.write_text("a,b\n")
+    with pytest.raises(InputError, match="line 1: header is 'a,b', expected image1,image2"):
+        csv_kind(path)
+
+
+@needs_shared
+def test_official_test_files_hold_the_known_counts():
+    folder = SHARED / "data" / "cxc"
+    sits = list(read_pairs(folder / "sits_test.csv"))
+    original = {caption: image for caption, image, _, method in sits if method == "c2i_original"}
+    rated = {(caption, image) for caption, image, score, _ in sits if score >= 3}
+    assert (len(rated), len({caption for caption, _ in rated})) == (35_585, 24_972)
+    t2i, i2t = image_text_positives(original, sits)
+    assert sum(map(len, t2i.values())) == sum(map(len, i2t.values())) == 35_614
+    assert (len(t2i), len(i2t)) == (25_000, 5_000)
+    assert sum(len(images) > 1 for images in t2i.values()) == 8_005
+    for kind, threshold, queries, pairs in (("sis", 2.5, 4_791, 40_492), ("sts", 3.0, 20_205, 32_368)):
+        items = rated_items(read_pairs(folder / f"{kind}_test.csv"), ())
+        positives = {(one, other) for one, rated in items.items() for other, score in rated if score >= threshold}
+        assert (len({one for one, _ in positives}), len(positives)) == (queries, pairs)

@@ -1,0 +1,130 @@
+"""`prepare own`: a folder of images and lines `image<TAB>caption` to the layout."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.datasets.layout import image_folder
+from lib.datasets.raw import RawImages
+from lib.datasets.splits import open_split
+from lib.tools.prepare.__main__ import main
+from lib.tools.prepare.own import draw_splits
+from tests.helpers import error_line
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve images, some in a subfolder; the red value says which."""
+    folder = tmp_path / "photos"
+    (folder / "trip").mkdir(parents=True)
+    for number in range(12):
+        name = f"trip/{number}.png" if number % 2 else f"{number}.png"
+        Image.fromarray(np.full((8, 8, 3), [number, 0, 0], np.uint8)).save(folder / name)
+    return folder
+
+
+def name_of(number: int) -> str:
+    return f"trip/{number}.png" if number % 2 else f"{number}.png"
+
+
+def write(path, pairs):
+    path.write_text("".join(f"{name}\t{caption}\n" for name, caption in pairs), encoding="utf-8")
+    return path
+
+
+def arguments(photos, captions, *more) -> list[str]:
+    target = photos.parent / "data"
+    return [str(part) for part in ("own", "--images", photos, "--captions", captions, "--data_path", target, *more)]
+
+
+def test_every_caption_reaches_its_own_image(photos, tmp_path):
+    pairs = [(name_of(number), f"image {number}, sentence {k}") for k in range(3) for number in range(12)]
+    pairs.append((name_of(5), "image 5, one more"))
+    assert main(arguments(photos, write(tmp_path / "c.tsv", pairs), "--dev", 3, "--test", 2)) == 0
+    data, seen = tmp_path / "data", []
+    for name, images in (("train", 7), ("dev", 3), ("test", 2)):
+        split = open_split(data, "f30k", name, need_features=False)
+        assert split.n_images == images
+        load = RawImages(data, "f30k", split, 0.03, "tiny")
+        load.check()
+        for caption, image in zip(split.captions, split.image_of_caption, strict=True):
+            assert caption.startswith(f"image {load.images.read(image)[0, 0, 0]},")
+        seen += split.captions
+    assert sorted(seen) == sorted(caption for _, caption in pairs)
+
+
+def test_the_images_are_linked_and_not_copied(photos, tmp_path):
+    main(arguments(photos, write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)])))
+    link = image_folder(tmp_path / "data", "f30k")
+    assert link.is_symlink() and link.resolve() == photos.resolve()
+
+
+def test_images_that_lie_in_the_data_folder_already_stay_there(photos, tmp_path):
+    (tmp_path / "data").mkdir()
+    inside = photos.rename(tmp_path / "data" / "flickr30k-images")
+    captions = write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)])
+    fixed = ["own", "--images", inside, "--captions", captions, "--data_path", tmp_path / "data"]
+    assert main([str(part) for part in fixed]) == 0
+    assert not inside.is_symlink() and inside.is_dir()
+
+
+def test_a_token_file_of_flickr30k_is_read(photos, tmp_path):
+    pairs = [(f"{name_of(number)}#{k}", f"A dog {k} .") for number in range(12) for k in range(5)]
+    main(arguments(photos, write(tmp_path / "results.token", pairs)))
+    mapping = json.loads((tmp_path / "data" / "id_mapping.json").read_text())
+    assert list(mapping.values()) == [name_of(number) for number in range(12)]
+    split = open_split(tmp_path / "data", "f30k", "dev", need_features=False)
+    assert split.captions == [f"A dog {k} ." for k in range(5)]
+
+
+def test_splits_depend_on_the_seed_alone_and_share_no_image():
+    first = draw_splits(100, 10, 20, seed=3)
+    assert first == draw_splits(100, 10, 20, seed=3) != draw_splits(100, 10, 20, seed=4)
+    assert sorted(sum(first.values(), [])) == list(range(100))
+    assert {name: len(chosen) for name, chosen in first.items()} == {"train": 70, "dev": 10, "test": 20}
+    defaults = draw_splits(50_000, None, None, seed=0)
+    assert len(defaults["dev"]) == len(defaults["test"]) == 1000
+
+
+def test_a_second_run_writes_nothing_and_other_captions_need_overwrite(photos, tmp_path, capsys):
+    pairs = [(name_of(number), "x") for number in range(12)]
+    main(arguments(photos, write(tmp_path / "c.tsv", pairs)))
+    main(arguments(photos, tmp_path / "c.tsv"))
+    assert "wrote 0 files" in capsys.readouterr().out
+    other = arguments(photos, write(tmp_path / "c.tsv", [(name, "y") for name, _ in pairs]))
+    assert "there already with other content" in error_line(main, other, capsys)
+    assert open_split(tmp_path / "data", "f30k", "test", need_features=False).captions == ["x"]
+    main([*other, "--overwrite"])
+    assert open_split(tmp_path / "data", "f30k", "test", need_features=False).captions == ["y"]
+
+
+def test_images_without_a_caption_are_counted(photos, tmp_path, capsys):
+    main(arguments(photos, write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(9)])))
+    assert "3 image files under" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line_that_names_the_place(photos, tmp_path, capsys):
+    good = [(name_of(number), "x") for number in range(12)]
+    (photos / "text.png").write_text("no image")
+    cases = [
+        ([*good, ("0.png", "  ")], (), "line 13: '0.png'; expected an image, a tab and its caption"),
+        ([*good, ("none.png", "x")], (), f"line 13: no image file {photos / 'none.png'}"),
+        ([*good, ("../c.tsv", "x")], (), "line 13: image '../c.tsv' leaves the folder"),
+        ([*good, ("text.png", "x")], (), f"{photos / 'text.png'}: no readable image"),
+        (good, ("--dev", 6, "--test", 6), "--dev 6 and --test 6 leave none of 12 images to train on"),
+        (good, ("--images", tmp_path / "none"), "none: no such folder"),
+    ]
+    for pairs, more, expected in cases:
+        argv = arguments(photos, write(tmp_path / "c.tsv", pairs), *more)
+        assert expected in error_line(main, argv, capsys)
+    (tmp_path / "c.tsv").write_text("0.png no tab here\n")
+    assert "line 1: '0.png no tab here'" in error_line(main, arguments(photos, tmp_path / "c.tsv"), capsys)
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "data" / "flickr30k-images").mkdir(parents=True)
+    assert "there already, and not the folder" in error_line(
+        main, arguments(photos, write(tmp_path / "c.tsv", good)), capsys
+    )
