@@ -13,12 +13,13 @@ import numpy as np
 
 from lib.alignment import gpu_kernel
 from lib.checkpoint import Checkpoint, load_model, read_checkpoint
-from lib.config import Parser, add_machine_arguments, positive
+from lib.command_line import Parser, positive, script
+from lib.config import add_machine_arguments
 from lib.datasets.captions import load_tokenizer
 from lib.datasets.layout import cxc_folder
 from lib.datasets.raw import RawImages
 from lib.datasets.splits import Split, open_split
-from lib.errors import InputError, script
+from lib.errors import InputError
 from lib.evaluation import report
 from lib.evaluation.cxc import cxc_correlations, cxc_recalls
 from lib.evaluation.cxc_annotations import Annotations, read_annotations

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lib.config import Parser
-from lib.errors import InputError, script
+from lib.command_line import Parser, script
+from lib.errors import InputError
 from lib.evaluation.report import DATASETS, evaluate_matrix, format_table
 from lib.evaluation.results import load_scores, plain, save_results
 from lib.files import write_json

@@ -14,9 +14,9 @@ import torch
 
 from lib.alignment import gpu_kernel
 from lib.checkpoint import load_into, read_checkpoint, save_checkpoint
+from lib.command_line import Parser, script
 from lib.config import (
     ModelConfig,
-    Parser,
     add_data_arguments,
     add_machine_arguments,
     add_model_arguments,
@@ -26,7 +26,7 @@ from lib.datasets.captions import load_tokenizer
 from lib.datasets.loaders import ImageTrainSet, RegionTrainSet, train_loader
 from lib.datasets.raw import RawImages
 from lib.datasets.splits import open_split
-from lib.errors import InputError, script
+from lib.errors import InputError
 from lib.evaluation.metrics import retrieval_metrics
 from lib.evaluation.report import format_table
 from lib.evaluation.scoring import set_precision

@@ -20,9 +20,10 @@ import torchvision
 from PIL import Image, features
 from torch.utils.data import DataLoader, Dataset
 
+from lib.command_line import script
 from lib.datasets.images import ImageFolder, find_images, read_image
 from lib.datasets.transforms import _resize, eval_transform, input_size, train_transform
-from lib.errors import InputError, script
+from lib.errors import InputError
 
 SIZES = ((640, 480), (640, 427), (480, 640), (500, 375), (500, 333), (375, 500))  # of COCO and Flickr30K
 

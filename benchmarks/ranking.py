@@ -11,7 +11,8 @@ import argparse
 import numpy as np
 
 from benchmarks.common import machine, median_time, print_table, write_json
-from lib.errors import InputError, script
+from lib.command_line import script
+from lib.errors import InputError
 from lib.evaluation.metrics import five_fold, ranks, retrieval_metrics
 
 COLUMNS = ("what", "seconds", "GB/s", "x floor", "x ours")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 from typing import Any
 
+from lib.command_line import not_negative, positive
 from lib.errors import InputError
 
 SIMILARITIES = ("esl_a", "esl_h", "vse_infty")
@@ -76,39 +76,6 @@ class ModelConfig:
 def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"{flag} is '{value}', expected one of {', '.join(allowed)}")
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a command line that can't be understood as any other bad input: in one line."""
-
-    def error(self, message: str):
-        raise InputError(f"{message}; see {self.prog} --help")
-
-
-def positive(kind: type = int):
-    """An argparse type: a positive number of `kind`."""
-
-    def parse(text: str):
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not positive and finite")
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
-
-
-def not_negative(kind: type = int):
-    """An argparse type: a number of `kind`, at least 0."""
-
-    def parse(text: str):
-        value = kind(text)
-        if not 0 <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is negative or not finite")
-        return value
-
-    parse.__name__ = f"non-negative {kind.__name__}"
-    return parse
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser, workers: int | None = None) -> None:

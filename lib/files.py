@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves half of one."""
+"""Files: written so that a crash never leaves half of one, read so that a bad one is named with its line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import os
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from lib.errors import InputError
 
@@ -62,6 +64,34 @@ def read_json(path: str | Path):
         raise InputError(f"{path}: is a folder, expected a JSON file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); download or write the file again") from None
+
+
+def read_ids(path: str | Path) -> np.ndarray:
+    """Read one integer id per line (N,) int64. Raises InputError that names the line that is no integer."""
+    ids = []
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            ids.append(np.int64(int(line)))
+        except (ValueError, OverflowError):
+            raise InputError(f"{path}, line {number}: expected one integer id, found {line.strip()[:40]!r}") from None
+    return np.array(ids, dtype=np.int64)
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a UTF-8 text file (only `\\n` ends one); InputError for none, and for bytes that are no UTF-8."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from None
+    lines = text.removesuffix("\n").split("\n")
+    if not text.strip():
+        raise InputError(f"{path}: the file is empty")
+    return lines
 
 
 def _umask() -> int:

@@ -21,7 +21,7 @@ LAYERS = [  # from the top; the longest matching name counts
     ["lib.encoders", "lib.similarity", "lib.datasets"],
     ["lib.alignment"],
     ["lib.fragments", "lib.functional", "lib.config", "lib.evaluation", "lib.training.tracking"],
-    ["lib.errors", "lib.files"],
+    ["lib.errors", "lib.files", "lib.command_line"],
 ]
 APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other
 COMMANDS = {"lib.tools.extract", "lib.tools.score"}  # their main() may import whatever it needs

@@ -8,8 +8,8 @@ import os
 from lib.checkpoint import convert, read_checkpoint
 from lib.checkpoint.content import Checkpoint
 from lib.checkpoint.loading import check_complete
-from lib.config import Parser
-from lib.errors import InputError, script
+from lib.command_line import Parser, script
+from lib.errors import InputError
 from lib.model import bert_values, load_bert_config
 
 _BERT_HELP = (

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.errors import InputError
+from lib.files import read_lines
 
 CHOSEN, MASKED, RANDOM = 0.2, 0.5, 0.1  # of all words; of the chosen ones: [MASK], random, and the rest is removed
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
@@ -28,38 +29,11 @@ def read_captions(path: str | Path) -> list[str]:
 
     Raises InputError that names the line when a caption is empty or no UTF-8, and when the file is missing or empty.
     """
-    captions = [line.strip() for line in _read_lines(path)]
+    captions = [line.strip() for line in read_lines(path)]
     for number, caption in enumerate(captions, start=1):
         if not caption:
             raise InputError(f"{path}, line {number}: empty caption; every line must hold one caption")
     return captions
-
-
-def read_ids(path: str | Path) -> np.ndarray:
-    """Read one integer id per line (N,) int64. Raises InputError that names the line that is no integer."""
-    ids = []
-    for number, line in enumerate(_read_lines(path), start=1):
-        try:
-            ids.append(np.int64(int(line)))
-        except (ValueError, OverflowError):
-            raise InputError(f"{path}, line {number}: expected one integer id, found {line.strip()[:40]!r}") from None
-    return np.array(ids, dtype=np.int64)
-
-
-def _read_lines(path: str | Path) -> list[str]:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from None
-    lines = text.removesuffix("\n").split("\n")
-    if not text.strip():
-        raise InputError(f"{path}: the file is empty")
-    return lines
 
 
 def load_tokenizer(bert_path: str):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.datasets import DATA_SETS, PLAIN_NAME, data_set
 from lib.errors import InputError
 from lib.files import read_json
-
-DATA_NAMES = ("coco", "f30k")
-SPLITS = ("train", "dev", "test", "testall")
-IMAGE_FOLDERS = {"coco": "images", "f30k": "flickr30k-images"}
 
 
 @dataclass(frozen=True)
@@ -25,18 +21,12 @@ class SplitFiles:
     mask: Path | None  # {split}_mask.npy (N, R) bool, True = real region
 
 
-def check_data_name(data_name: str) -> None:
-    """Raises InputError unless `data_name` is one of coco, f30k."""
-    if data_name not in DATA_NAMES:
-        raise InputError(f"unknown data set {data_name!r}; expected one of {', '.join(DATA_NAMES)}")
-
-
 def precomp_folder(data_path: str | Path, data_name: str) -> Path:
     """The folder of captions, ids and features: `precomp`, else `<data_name>_precomp`, else `<data_name>`.
 
     Raises InputError that names every folder looked for.
     """
-    check_data_name(data_name)
+    data_set(data_name)
     data_path = Path(data_path)
     candidates = [data_path / name for name in ("precomp", f"{data_name}_precomp", data_name)]
     for folder in candidates:
@@ -51,14 +41,14 @@ def precomp_folder(data_path: str | Path, data_name: str) -> Path:
 def find_split(data_path: str | Path, data_name: str, split: str, need_features: bool = True) -> SplitFiles:
     """Find the files of a split.
 
-    A split other than train, dev, test, testall is taken when its captions file exists. Raises InputError that names
+    A split beside those of the data set is taken when its captions file exists. Raises InputError that names
     the files looked for and the splits that are there.
     """
     folder = precomp_folder(data_path, data_name)
     files = {kind: folder / f"{split}_{kind}" for kind in ("caps.txt", "ids.txt", "ims.npy", "boxes.npy", "mask.npy")}
-    if not re.fullmatch(r"\w[\w.-]*", split) or not files["caps.txt"].is_file():
-        known = SPLITS if data_name == "coco" else SPLITS[:-1]
-        problem = f"no captions file {split}_caps.txt" if split in known else f"no split {split!r} of {data_name}"
+    if not PLAIN_NAME.fullmatch(split) or not files["caps.txt"].is_file():
+        known = split in data_set(data_name).splits
+        problem = f"no captions file {split}_caps.txt" if known else f"no split {split!r} of {data_name}"
         raise InputError(f"{folder}: {problem}; {_present(folder)}")
     if need_features and not files["ims.npy"].is_file():
         arrays = sorted(path.name for path in folder.glob("*.npy"))
@@ -75,12 +65,11 @@ def find_split(data_path: str | Path, data_name: str, split: str, need_features:
 
 
 def image_folder(data_path: str | Path, data_name: str) -> Path:
-    """The folder of raw images: `images` (coco) or `flickr30k-images` (f30k); the other name serves when it is absent.
+    """The folder of raw images that the data set's row names; that of another row serves when it is absent.
 
-    Raises InputError that names both.
+    Raises InputError that names every folder looked for.
     """
-    check_data_name(data_name)
-    names = sorted(IMAGE_FOLDERS.values(), key=lambda name: name != IMAGE_FOLDERS[data_name])
+    names = dict.fromkeys([data_set(data_name).images, *(row.images for row in DATA_SETS.values())])
     for name in names:
         if (Path(data_path) / name).is_dir():
             return Path(data_path) / name

@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.datasets.captions import read_captions, read_ids
+from lib.datasets import data_set
+from lib.datasets.captions import read_captions
 from lib.datasets.layout import SplitFiles, find_split
 from lib.datasets.regions import RegionFeatures
 from lib.errors import InputError
-
-CAPTIONS_PER_IMAGE = 5  # of COCO and Flickr30K, where neither ids nor counts tell
-DEV_CAPTIONS = 5000  # dev is cut to these, as in the released code
+from lib.files import read_ids
 
 
 class ImageIndex(NamedTuple):
@@ -32,7 +31,7 @@ def image_rows(
     n_rows: int | None,
     n_captions: int,
     ids: np.ndarray | None = None,
-    captions_per_image: int | None = None,
+    captions_per_image: int = 1,
     where: str = "split",
 ) -> ImageIndex:
     """Find the images of a split from its counts and ids, for files with one row per image and one row per caption.
@@ -68,23 +67,18 @@ def image_rows(
     return ImageIndex(rows, image_of_caption, np.asarray(image_ids, np.int64))
 
 
-def _count_images(n_rows: int | None, n_captions: int, captions_per_image: int | None, where: str) -> int:
-    if n_rows is None and captions_per_image is None:
+def _count_images(n_rows: int | None, n_captions: int, captions_per_image: int, where: str) -> int:
+    if n_rows is None:
         raise InputError(f"{where}: no ids file; without features it must say which image each caption belongs to")
-    if n_rows is None or n_rows == n_captions:  # one row per caption
-        each = captions_per_image or CAPTIONS_PER_IMAGE
-        if n_captions % each:
-            raise InputError(
-                f"{where}: {n_captions} captions are not a multiple of {each} per image; an ids file with one id per "
-                "caption says which belong together"
-            )
-        return n_captions // each
-    if n_captions % n_rows:
+    repeated = n_rows == n_captions  # one row per caption
+    n_images = n_captions // captions_per_image if repeated else n_rows
+    if n_captions % (captions_per_image if repeated else n_rows):
+        every = f"{captions_per_image} per image" if repeated else f"{n_rows} feature rows"
         raise InputError(
-            f"{where}: {n_captions} captions are not a multiple of {n_rows} feature rows; an ids file with one id per "
-            "caption says which belong together"
+            f"{where}: {n_captions} captions are not a multiple of {every}; an ids file with one id per caption says "
+            "which belong together"
         )
-    return n_rows
+    return n_images
 
 
 def _check_distinct(image_ids: np.ndarray, where: str) -> None:
@@ -137,7 +131,7 @@ def open_split(
 ) -> Split:
     """Open a split: read captions and ids, map the features, find the image of each caption.
 
-    `dev` is cut to its first 5,000 captions as in the released code (to whole images); `limit` keeps the first images.
+    `dev` is cut to as many captions (whole images) as the data set's row says; `limit` keeps the first images.
     `need_features=False` leaves the features file alone (raw images). Raises InputError for whatever does not fit.
     """
     if limit is not None and limit < 1:
@@ -147,22 +141,23 @@ def open_split(
     ids = None if files.ids is None else read_ids(files.ids)
     features = RegionFeatures(files.features, files.mask, img_dim) if need_features else None
     where = str(files.captions.with_name(f"{split}_*"))
-    index = image_rows(None if features is None else len(features), len(captions), ids, where=where)
+    row = data_set(data_name)
+    index = image_rows(None if features is None else len(features), len(captions), ids, row.captions_per_image, where)
     if features is not None and ids is None and len(features) == len(captions):
-        _check_repeated(features, where)
+        _check_repeated(features, row.captions_per_image, where)
     opened = Split(captions, index.image_of_caption, index.image_ids, features, index.rows, files)
-    if split == "dev" and len(captions) > DEV_CAPTIONS:
-        opened = opened.first_images(max(1, int(opened.image_of_caption[DEV_CAPTIONS])))
+    if split == "dev" and row.dev_captions and len(captions) > row.dev_captions:
+        opened = opened.first_images(max(1, int(opened.image_of_caption[row.dev_captions])))
     if limit is not None and limit < opened.n_images:
         opened = replace(opened.first_images(limit), limited=True)
     return opened
 
 
-def _check_repeated(features: RegionFeatures, where: str) -> None:
-    """One row per caption and no ids: the first five rows must be one image, or the captions would be mixed up."""
-    block, _ = features.rows(range(CAPTIONS_PER_IMAGE))
+def _check_repeated(features: RegionFeatures, captions_per_image: int, where: str) -> None:
+    """One row per caption and no ids: the rows of the first image must be one, or the captions would be mixed up."""
+    block, _ = features.rows(range(captions_per_image))
     if (block != block[0]).any():
         raise InputError(
-            f"{where}: as many feature rows as captions and no ids file, but the first {CAPTIONS_PER_IMAGE} rows are "
+            f"{where}: as many feature rows as captions and no ids file, but the first {captions_per_image} rows are "
             "different images; an ids file with one id per caption says which belong together"
         )

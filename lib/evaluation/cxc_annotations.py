@@ -18,7 +18,7 @@ import numpy as np
 from lib.errors import InputError
 from lib.evaluation.cxc_csv import RatedPair, read_pairs
 from lib.evaluation.metrics import caption_owners
-from lib.files import read_json
+from lib.files import read_ids, read_json
 
 IMAGE_THRESHOLD = 2.5  # SIS ratings from here on are positives
 CAPTION_THRESHOLD = 3.0  # STS and SITS ratings from here on are positives
@@ -92,21 +92,6 @@ def read_annotations(
             if (pairs.rating < threshold).any()
         }
     return _annotations(*gallery, i2t, t2i, i2i, t2t, rated)
-
-
-def read_ids(path: str | Path) -> np.ndarray:
-    """Integers of a text file, one per line. Raises InputError naming the line that is none."""
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); it lists the ids in the matrix's order") from None
-    for number, line in enumerate(lines, 1):
-        if not line.isdecimal():
-            raise InputError(f"{path}: line {number} is {line!r}, expected an integer id")
-    if not lines:
-        raise InputError(f"{path}: empty, expected one integer id per line")
-    return np.array(lines, np.int64)
 
 
 def gallery_images(image_ids: np.ndarray, n_captions: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
-from lib.config import Parser
-from lib.datasets.captions import read_captions, read_ids
+from lib.command_line import Parser, script
+from lib.datasets.captions import read_captions
 from lib.datasets.images import ImageFolder, find_images
-from lib.datasets.layout import DATA_NAMES, find_split, image_folder, read_id_mapping
+from lib.datasets.layout import find_split, image_folder, read_id_mapping
 from lib.datasets.loaders import Loader
 from lib.datasets.splits import image_rows
 from lib.datasets.transforms import eval_transform, input_size
-from lib.errors import InputError, script
-from lib.files import atomic_write, read_json
+from lib.errors import InputError
+from lib.files import atomic_write, read_ids, read_json
 from lib.tools.feature_rows import FeatureRows
 
 DTYPES = ("float16", "float32")
@@ -201,7 +201,7 @@ def _parse(argv: list[str] | None, sources: tuple[str, ...], precisions: tuple[s
     add("--backbone_source", choices=sources, required=True, help="'tiny' has random weights, for tests alone")
     add("--backbone_path", help="local weight file; the detector needs one, the others download theirs")
     add("--data_path", help="data set folder, e.g. data/f30k")
-    add("--data_name", choices=DATA_NAMES, help="which data set that is")
+    add("--data_name", metavar="NAME", help="which data set that is: coco, f30k, or the name of your own")
     add("--split", help="split of the data set, or a name for the images of --images (there by default: all)")
     add("--images", help="folder of the images; by default that of the data set")
     add("--ids", help="file with one integer image id a line; needs --id_mapping")

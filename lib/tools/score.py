@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from lib.checkpoint import Checkpoint, load_model, read_checkpoint
-from lib.config import ModelConfig, Parser, positive
+from lib.command_line import Parser, positive, script
+from lib.config import ModelConfig
 from lib.datasets.captions import TokenizedCaptions, load_tokenizer, read_captions
 from lib.datasets.images import read_image
 from lib.datasets.loaders import caption_batches
 from lib.datasets.transforms import eval_transform, input_size
-from lib.errors import InputError, script
+from lib.errors import InputError
 from lib.evaluation import scoring
 from lib.files import atomic_write
 from lib.fragments import Fragments

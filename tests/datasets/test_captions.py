@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lib.datasets import captions
-from lib.datasets.captions import TokenizedCaptions, load_tokenizer, pad_tokens, read_captions, read_ids
+from lib.datasets.captions import TokenizedCaptions, load_tokenizer, pad_tokens, read_captions
 from lib.errors import InputError
+from lib.files import read_ids
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["a", "man", "##s", "play", "##ing", "(", ")", ".", "dog", "pad", "[", "]"]

@@ -48,9 +48,11 @@ def test_missing_folder_names_every_place_looked_for(tmp_path):
         layout.find_split(tmp_path / "nowhere", "coco", "train")
 
 
-def test_unknown_data_set_lists_the_known_ones(tmp_path):
-    with pytest.raises(InputError, match="'flickr'.*coco, f30k"):
-        layout.find_split(tmp_path, "flickr", "train")
+def test_any_plain_name_is_that_of_ones_own_data(tmp_path):
+    make(tmp_path / "birds_precomp", "dev_caps.txt", "dev_ims.npy")
+    assert layout.find_split(tmp_path, "birds", "dev").captions == tmp_path / "birds_precomp" / "dev_caps.txt"
+    with pytest.raises(InputError, match="'../birds'.*coco, f30k or a plain name"):
+        layout.find_split(tmp_path, "../birds", "dev")
 
 
 @pytest.mark.parametrize("split", ["val", "testall", "dev", "../dev", ""])

@@ -19,10 +19,10 @@ def test_one_row_per_image_without_ids():
     assert lists(image_rows(2, 6)) == ([0, 1], [0, 0, 0, 1, 1, 1], [0, 1])
 
 
-def test_one_row_per_caption_without_ids_means_five_captions_per_image():
-    rows, captions, ids = lists(image_rows(10, 10))
+def test_one_row_per_caption_without_ids_means_as_many_captions_per_image_as_the_data_set_has():
+    rows, captions, ids = lists(image_rows(10, 10, captions_per_image=5))
     assert rows == [0, 5] and captions == [0] * 5 + [1] * 5 and ids == [0, 1]
-    assert lists(image_rows(10, 10, captions_per_image=1))[0] == list(range(10))
+    assert lists(image_rows(10, 10))[0] == list(range(10))  # one's own data: one caption per image
 
 
 @pytest.mark.parametrize("n_rows", [2, 6])
@@ -68,7 +68,7 @@ def test_raw_images_take_their_ids_per_image_or_per_caption():
 )
 def test_counts_that_do_not_fit_are_refused_with_the_numbers(n_rows, n_captions, ids, message):
     with pytest.raises(InputError, match=f"^here: {message}"):
-        image_rows(n_rows, n_captions, None if ids is None else np.array(ids), where="here")
+        image_rows(n_rows, n_captions, None if ids is None else np.array(ids), captions_per_image=5, where="here")
 
 
 def write_split(root, split, n_images, per_image=5, repeat=1, ids=None, n_captions=None):

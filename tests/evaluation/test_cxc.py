@@ -285,7 +285,7 @@ def test_ids_must_be_distinct_integers_that_fit_the_captions(tmp_path):
     with pytest.raises(InputError, match="image ids with repetitions"):
         read_annotations(folder, np.zeros(N, np.int64), CAPTIONS)
     (folder / "testall_ids.txt").write_text("12\nb'13'\n")
-    with pytest.raises(InputError, match="testall_ids.txt: line 2"):
+    with pytest.raises(InputError, match="testall_ids.txt, line 2"):
         read_annotations(folder)
     (folder / "testall_ids.txt").unlink()
     with pytest.raises(InputError, match="testall_ids.txt: cannot be read"):

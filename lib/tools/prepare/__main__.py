@@ -7,9 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from lib.config import Parser, not_negative
-from lib.datasets.layout import DATA_NAMES
-from lib.errors import script
+from lib.command_line import Parser, not_negative, script
+from lib.datasets import DATA_SETS
 from lib.tools.prepare.check import check_data
 from lib.tools.prepare.cxc import prepare_cxc
 from lib.tools.prepare.karpathy import prepare_captions
@@ -29,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     captions.add_argument("source", type=Path, help="Karpathy's dataset_coco.json or dataset_flickr30k.json")
     captions.add_argument("data_path", type=Path, help="folder of the data set, made when it is missing")
-    captions.add_argument("--data_name", choices=DATA_NAMES, required=True)
+    captions.add_argument("--data_name", choices=DATA_SETS, required=True)
     captions.add_argument("--overwrite", action="store_true", help="replace files that hold something else")
     _add_regions(commands)
     cxc = commands.add_parser("cxc", help="cxc_annots/ from the official CSV files of Crisscrossed Captions")
@@ -39,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_own(commands)
     check = commands.add_parser("check", help="what is there, whether it fits together, what is missing")
     check.add_argument("data_path", type=Path)
-    check.add_argument("--data_name", choices=DATA_NAMES, required=True)
+    check.add_argument("--data_name", choices=DATA_SETS, required=True)
     return parser
 
 
@@ -49,7 +48,7 @@ def _add_regions(commands) -> None:
         "sources", type=Path, nargs="+", metavar="SOURCE", help="a .tsv or .npz file, or a folder of them"
     )
     regions.add_argument("--data_path", type=Path, required=True, help="the data set's folder, after `captions`")
-    regions.add_argument("--data_name", choices=DATA_NAMES, required=True)
+    regions.add_argument("--data_name", choices=DATA_SETS, required=True)
     regions.add_argument("--split", nargs="+", help="splits to write in one pass (default: all that have ids)")
     regions.add_argument("--format", choices=FORMATS, help="default: told by suffix and number of columns")
     regions.add_argument("--dtype", choices=("float16", "float32"), default="float32", help="of the features")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lib.datasets.layout import IMAGE_FOLDERS, SPLITS, check_data_name, precomp_folder
+from lib.datasets import data_set
+from lib.datasets.layout import precomp_folder
 from lib.errors import InputError
 from lib.tools.prepare.inspection import Images, SplitReport, find_images, inspect_split
 
@@ -33,7 +34,7 @@ def check_data(data_path: Path, data_name: str, say: Callable[[str], None] = pri
     Training needs `train` and `dev`, evaluation `test` (COCO: `testall`), as region features or as raw images. Raises
     InputError when `data_path` is no folder.
     """
-    check_data_name(data_name)
+    data_set(data_name)
     if not data_path.is_dir():
         raise InputError(f"{data_path}: no such folder; expected the data set's folder, such as data/{data_name}")
     images = find_images(data_path, data_name)
@@ -139,7 +140,11 @@ def _missing(reports: dict[str, SplitReport], images: Images, data_path: Path, d
     wanted = [
         (texts, "captions", SOURCES["captions"]),
         (features, "region features", SOURCES["features"]),
-        ([data_path / IMAGE_FOLDERS[data_name]] * (images.folder is None), "raw images", SOURCES["images"][data_name]),
+        (
+            [data_path / data_set(data_name).images] * (images.folder is None),
+            "raw images",
+            SOURCES["images"][data_name],
+        ),
         ([cxc] * (data_name == "coco" and not has_cxc), "--evaluate_cxc", SOURCES["cxc"]),
         ([weights] * (not weights.is_file()), "weights of the detector backbone", SOURCES["weights"]),
     ]
@@ -147,7 +152,7 @@ def _missing(reports: dict[str, SplitReport], images: Images, data_path: Path, d
 
 
 def _standard(data_name: str) -> tuple[str, ...]:
-    return SPLITS if data_name == "coco" else SPLITS[:-1]
+    return data_set(data_name).splits
 
 
 def _verdict(reports: dict[str, SplitReport], data_name: str, say: Callable[[str], None]) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib.datasets.captions import read_ids
 from lib.datasets.layout import precomp_folder
 from lib.errors import InputError
+from lib.files import read_ids
 
 
 def image_ids(path: Path) -> list[int]:

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from lib.datasets import data_set
 from lib.datasets.captions import read_captions
 from lib.datasets.images import find_images
-from lib.datasets.layout import IMAGE_FOLDERS, precomp_folder
+from lib.datasets.layout import precomp_folder
 from lib.errors import InputError
 from lib.tools.prepare.karpathy import one_line
 from lib.tools.prepare.outputs import as_json, as_lines, write_new
@@ -46,7 +47,7 @@ def prepare_own(
     for split, chosen in splits.items():
         files[folder / f"{split}_caps.txt"] = as_lines(text for image in chosen for text in captions_of[names[image]])
         files[folder / f"{split}_ids.txt"] = as_lines(image for image in chosen for _ in captions_of[names[image]])
-    link = data_path / IMAGE_FOLDERS[data_name]
+    link = data_path / data_set(data_name).images
     _check_link(link, images)
     written = write_new(files, overwrite)
     _link(link, images)

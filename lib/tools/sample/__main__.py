@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib.config import Parser
-from lib.datasets.layout import DATA_NAMES
-from lib.errors import script
+from lib.command_line import Parser, script
+from lib.datasets import DATA_SETS
 from lib.tools.sample.writing import SampleConfig, write_sample
 
 
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         help="images of coco's testall, whose first fifth is coco's test (default: 5 times test_images)",
     )
     parser.add_argument(
-        "--datasets", nargs="+", default=DATA_NAMES, choices=DATA_NAMES, help="data sets to draw (default: both)"
+        "--datasets", nargs="+", default=tuple(DATA_SETS), choices=DATA_SETS, help="data sets to draw (default: both)"
     )
     add("--img_dim", defaults.img_dim, "size of a region feature; real ones have 2048", type=int)
     add("--seed", defaults.seed, "seed of every random draw", type=int)

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lib.datasets.layout import DATA_NAMES, IMAGE_FOLDERS
+from lib.datasets import DATA_SETS
 from lib.errors import InputError
 from lib.files import atomic_write, write_json
 from lib.tools.sample.bert import write_bert
@@ -78,7 +78,7 @@ class _Drawn:
     mentions: list[Counter] = field(default_factory=list)
 
 
-def write_sample(out: str | Path, config: SampleConfig, datasets: Sequence[str] = DATA_NAMES) -> None:
+def write_sample(out: str | Path, config: SampleConfig, datasets: Sequence[str] = tuple(DATA_SETS)) -> None:
     """Write `out`/coco and `out`/f30k (or what `datasets` names) and `out`/bert.
 
     Raises InputError, before anything is drawn, when one of them holds other files or can't be written.
@@ -109,8 +109,8 @@ def _write_dataset(folder: Path, dataset: str, config: SampleConfig) -> None:
             here, ids = ids[:count], ids[count:]
             files = [_file_name(dataset, split, image_id) for image_id in here]
             mapping.update(zip(map(str, here), files, strict=True))
-            paths = [folder / IMAGE_FOLDERS[dataset] / file for file in files]
-            stream = (config.seed, DATA_NAMES.index(dataset), number)
+            paths = [folder / DATA_SETS[dataset].images / file for file in files]
+            stream = (config.seed, list(DATA_SETS).index(dataset), number)
             drawn = _write_split(folder / "precomp", split, here, paths, stream, config, bar)
             if split == "testall":
                 _copy_first_fold(folder / "precomp", count // FOLDS, config.rows_per_image(split))

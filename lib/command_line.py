@@ -1,0 +1,56 @@
+"""What every command shares: one-line errors, exit codes, and the types of its numbers."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import sys
+
+from lib.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a command line that can't be understood as any other bad input: in one line."""
+
+    def error(self, message: str):
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def positive(kind: type = int):
+    """An argparse type: a finite number of `kind` above 0."""
+    return _number(kind, lambda value: 0 < value < math.inf, f"positive {kind.__name__}", "is not positive and finite")
+
+
+def not_negative(kind: type = int):
+    """An argparse type: a finite number of `kind`, at least 0."""
+    message = "is negative or not finite"
+    return _number(kind, lambda value: 0 <= value < math.inf, f"non-negative {kind.__name__}", message)
+
+
+def _number(kind: type, accepts, name: str, message: str):
+    def parse(text: str):
+        value = kind(text)
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text} {message}")
+        return value
+
+    parse.__name__ = name  # argparse says: invalid positive int value
+    return parse
+
+
+def script(main):
+    """Wrap a script's `main(argv=None)`: an InputError prints as one line on stderr and exits with code 2."""
+
+    @functools.wraps(main)
+    def wrapper(argv=None):
+        try:
+            return main(argv)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted; checkpoints and files already written are kept", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return wrapper
