@@ -5,8 +5,6 @@ Letters: B images, H and W side lengths in pixels or cells.
 
 from __future__ import annotations
 
-import contextlib
-import pickle
 import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +15,9 @@ from torchvision.models import ResNet, ResNet152_Weights, resnet101, resnet152, 
 
 from lib.encoders.resnet import caffe_style, tiny_resnet
 from lib.errors import InputError
+from lib.pytorch_files import load_strictly, read_file
 
 CHANNELS = 2048  # of every backbone's feature map
-PRECISIONS = ("float32", "tf32", "bf16")
 
 _NETWORKS = {
     "detector": lambda: caffe_style(resnet101()),  # bottom-up attention (BUTD), Anderson et al., CVPR 2018
@@ -43,18 +41,14 @@ _DETECTOR_NAMES = {
 class Backbone(nn.Module):
     """A ResNet without pooling and classifier: images (B, 3, H, W) → float32 feature map (B, 2048, H/32, W/32).
 
-    Parameters keep torchvision's names. BatchNorm always stays in eval mode. `precision="bf16"` computes in bfloat16 on
-    a GPU (autocast, weights stay float32) and changes nothing on a CPU; "tf32" is a global switch that the script sets.
+    Parameters keep torchvision's names. BatchNorm always stays in eval mode.
     """
 
-    def __init__(self, resnet: ResNet, precision: str = "float32"):
+    def __init__(self, resnet: ResNet):
         super().__init__()
-        if precision not in PRECISIONS:
-            raise InputError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
-        self.precision = precision
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
-        self.set_trainable_stages(0)
+        self.fix_blocks(0)
         self.train(self.training)
 
     @property
@@ -63,27 +57,22 @@ class Backbone(nn.Module):
         stem = [self.conv1, self.bn1, self.relu, self.maxpool]
         return [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
-    def set_trainable_stages(self, fixed_blocks: int) -> None:
-        """Freeze the stem and the first `fixed_blocks` blocks: 4 freezes all, 3 trains layer4, 2 also layer3,
-        1 also layer2, 0 everything, the stem included. Frozen stages run without gradient bookkeeping."""
-        if fixed_blocks not in range(5):
-            raise ValueError(f"fixed_blocks is {fixed_blocks}, expected 0 to 4")
-        self.fixed_blocks = fixed_blocks
+    def fix_blocks(self, count: int) -> None:
+        """Freeze the stem and the first `count` blocks: 4 freezes all, 3 trains layer4, 2 also layer3, 1 also layer2,
+        0 everything, the stem included. Frozen stages run without gradient bookkeeping."""
+        if count not in range(5):
+            raise ValueError(f"{count} fixed blocks, expected 0 to 4")
+        self.first_trainable = count + 1 if count else 0
         for index, stage in enumerate(self.stages):
             for module in stage:
-                module.requires_grad_(index >= self._first_trainable)
-
-    @property
-    def _first_trainable(self) -> int:
-        return self.fixed_blocks + 1 if self.fixed_blocks else 0
+                module.requires_grad_(index >= self.first_trainable)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.is_cuda:
             images = images.contiguous(memory_format=torch.channels_last)
-        with self._autocast(images):
-            with torch.no_grad():
-                x = self._run(self.stages[: self._first_trainable], images)
-            x = self._run(self.stages[self._first_trainable :], x)  # (B, 2048, H/32, W/32)
+        with torch.no_grad():
+            x = self._run(self.stages[: self.first_trainable], images)
+        x = self._run(self.stages[self.first_trainable :], x)  # (B, 2048, H/32, W/32)
         return x.float()
 
     @staticmethod
@@ -92,11 +81,6 @@ class Backbone(nn.Module):
             for module in stage:
                 x = module(x)
         return x
-
-    def _autocast(self, images: Tensor) -> contextlib.AbstractContextManager:
-        if self.precision == "bf16" and images.is_cuda:
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return contextlib.nullcontext()
 
     def train(self, mode: bool = True) -> Backbone:
         """Switch the mode of everything but BatchNorm, which keeps its running statistics (released VSE∞ code)."""
@@ -115,9 +99,7 @@ class Backbone(nn.Module):
         return self
 
 
-def build_backbone(
-    source: str, backbone_path: str | Path | None = None, pretrained: bool = True, precision: str = "float32"
-) -> Backbone:
+def build_backbone(source: str, backbone_path: str | Path | None = None, pretrained: bool = True) -> Backbone:
     """Build the backbone `source` (one of SOURCES) with its published weights, every stage trainable.
 
     `backbone_path` names a local weight file: {"base", "top"} of state dicts for the detector, which has no default; a
@@ -127,11 +109,11 @@ def build_backbone(
     """
     if source not in _NETWORKS:
         raise InputError(f"backbone_source {source!r}: expected one of {', '.join(SOURCES)}")
-    backbone = Backbone(_NETWORKS[source](), precision)
+    backbone = Backbone(_NETWORKS[source]())
     if not pretrained or source == "tiny":
         return backbone
     if backbone_path:
-        origin, content = str(backbone_path), _read(Path(backbone_path), source)
+        origin, content = str(backbone_path), read_file(backbone_path)
     elif source == "detector":
         raise InputError(
             "backbone_source detector: no weights given; name them with --backbone_path "
@@ -139,20 +121,11 @@ def build_backbone(
         )
     else:
         origin, content = _URLS[source], _download(_URLS[source], source)
-    _load_strictly(backbone, _torchvision_names(content, source, origin), source, origin)
+    weights = _torchvision_names(content, source, origin)
+    # The batch counters are unused in eval mode, and files of old PyTorch versions lack them.
+    where = f"{origin}: not the weights of backbone_source {source}"
+    load_strictly(backbone, weights, where, may_lack=lambda key: key.endswith("num_batches_tracked"))
     return backbone
-
-
-def _read(path: Path, source: str):
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; --backbone_path names the weights of backbone_source {source}"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path}: not a file of plain PyTorch tensors ({reason}); download it again") from None
 
 
 def _download(url: str, source: str):
@@ -186,27 +159,3 @@ def _torchvision_names(content, source: str, origin: str) -> dict[str, Tensor]:
         f"{origin}: expected {expected} for backbone_source {source}, found {found}; "
         "name the right file with --backbone_path"
     )
-
-
-def _load_strictly(backbone: Backbone, weights: dict[str, Tensor], source: str, origin: str) -> None:
-    own = backbone.state_dict()
-    # The batch counters are unused in eval mode, and files of old PyTorch versions lack them.
-    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
-    left_over = [key for key in weights if key not in own]
-    wrong = [
-        f"{key} {_shape(weights[key])} instead of {_shape(own[key])}"
-        for key in own
-        if key in weights and _shape(weights[key]) != _shape(own[key])
-    ]
-    problems = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", wrong))
-        if keys
-    ]
-    if problems:
-        raise InputError(f"{origin}: not the weights of backbone_source {source}: {'; '.join(problems)}")
-    backbone.load_state_dict({**own, **weights})
-
-
-def _shape(value) -> tuple[int, ...] | str:
-    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

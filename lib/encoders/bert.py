@@ -1,22 +1,37 @@
-"""The BERT text encoder.
+"""The BERT text encoder, and BERT's weights and configuration from a folder or the hub.
 
 Letters: C captions, W word pieces ([CLS] and [SEP] included), D embedding size.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from transformers import BertConfig, BertModel
+from transformers.utils import logging as transformers_logging
 
-from lib.fragments import Fragments
+from lib.encoders.encoder import TextEncoder
+from lib.errors import InputError
+from lib.fragments import Fragments, Tokens
 
 BUCKET_TOKENS = {"cpu": 512, "cuda": 4096}  # tokens that keep the device busy; a smaller bucket only adds overhead
 MOST_BUCKETS = 8
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+FIELDS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", *DROPOUT,
+    "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
+)  # fmt: skip
 
 
-class BertEncoder(nn.Module):
-    """BERT's last hidden state projected to D: token ids (C, W), 0 = padding at the end -> Fragments (C, W, D).
+class BertEncoder(TextEncoder):
+    """BERT's last hidden state projected to D: Tokens (C, W) -> Fragments (C, W, D).
 
     A batch is encoded in buckets of similar length, each cut to its longest caption, so that little padding passes
     through BERT; it changes no result. The rows of padding are 0.
@@ -27,21 +42,92 @@ class BertEncoder(nn.Module):
         self.bert = bert
         self.linear = nn.Linear(bert.config.hidden_size, embed_size)
 
-    def forward(self, token_ids: Tensor) -> Fragments:
-        mask = token_ids != 0
-        lengths, order = mask.sum(1).sort(stable=True)  # (C,)
-        tokens = BUCKET_TOKENS.get(token_ids.device.type, BUCKET_TOKENS["cuda"])
-        longest = lengths.tolist()
-        size = -(-len(longest) // min(MOST_BUCKETS, max(1, sum(longest) // tokens)))  # captions of a bucket
+    def forward(self, captions: Tokens) -> Fragments:
+        lengths, order = captions.lengths.sort(stable=True)  # (C,)
+        longest, mask = lengths.tolist(), captions.mask
+        place = order.to(mask.device)
         buckets = [
-            self._encode(token_ids[order[start : start + size], : longest[min(start + size, len(longest)) - 1]])
-            for start in range(0, len(longest), size)
+            self._encode(*(x[place[start:stop], : longest[stop - 1]] for x in (captions.ids, mask)))
+            for start, stop in _buckets(longest, mask.device)
         ]  # each (c, w, D)
-        width = token_ids.shape[1]
+        width = mask.shape[1]
         features = torch.cat([pad(bucket, (0, 0, 0, width - bucket.shape[1])) for bucket in buckets])  # (C, W, D)
-        return Fragments(features[order.argsort()], mask)
+        return Fragments(features[place.argsort()], mask)
 
-    def _encode(self, token_ids: Tensor) -> Tensor:
-        mask = token_ids != 0
+    def _encode(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         hidden = self.bert(input_ids=token_ids, attention_mask=mask.long()).last_hidden_state  # (c, w, hidden)
         return self.linear(hidden).masked_fill(~mask[..., None], 0.0)  # (c, w, D)
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        return list(self.bert.parameters())
+
+
+def _buckets(lengths: list[int], device: torch.device) -> list[tuple[int, int]]:
+    """Where captions of ascending `lengths` are cut into equal buckets, as few as keep the device busy."""
+    tokens = BUCKET_TOKENS.get(device.type, BUCKET_TOKENS["cuda"])
+    size = -(-len(lengths) // min(MOST_BUCKETS, max(1, sum(lengths) // tokens)))  # captions of a bucket
+    return [(start, min(start + size, len(lengths))) for start in range(0, len(lengths), size)]
+
+
+def bert_encoder(embed_size: int, options: dict, paths: dict | None) -> BertEncoder:
+    bert = load_bert(paths["bert_path"]) if paths else BertModel(BertConfig(**options))
+    return BertEncoder(bert, embed_size)
+
+
+def read_bert_options(options: dict, paths: dict) -> dict[str, Any]:
+    """The values of the BERT in --bert_path; InputError where there is none."""
+    return options | bert_values(load_bert_config(paths["bert_path"]))
+
+
+def local_bert_values(bert_path: str | Path | None) -> dict[str, Any] | None:
+    """`bert_values` of the configuration in `bert_path`, where that is a folder that holds one."""
+    if bert_path is None or not (Path(bert_path) / "config.json").is_file():
+        return None
+    return bert_values(load_bert_config(bert_path))
+
+
+def bert_values(config: BertConfig) -> dict[str, Any]:
+    """The plain values of a BertConfig that the network depends on."""
+    return {name: getattr(config, name) for name in FIELDS}
+
+
+def load_bert(bert_path: str | Path) -> BertModel:
+    """A pre-trained BERT from a folder in Hugging Face form or a hub name; InputError where there is none."""
+    return _load(bert_path, lambda path: BertModel.from_pretrained(path, add_pooling_layer=True))
+
+
+def load_bert_config(bert_path: str | Path) -> BertConfig:
+    """The configuration alone of a BERT folder or hub name; InputError where there is none."""
+    return _load(bert_path, BertConfig.from_pretrained)
+
+
+def _load(bert_path: str | Path, load):
+    """`load(bert_path)`, with one line for whatever goes wrong."""
+    try:
+        with quiet_transformers():
+            return load(str(bert_path))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    problem = "not a BERT model in Hugging Face form"
+    if not os.path.isdir(bert_path):
+        problem = "no such folder, and a hub model of that name could not be loaded"
+    raise InputError(
+        f"--bert_path {bert_path}: {problem} ({reason}); give a folder with config.json, model.safetensors and the "
+        "vocabulary"
+    )
+
+
+@contextlib.contextmanager
+def quiet_transformers():
+    """Keep transformers' and the hub's warnings and progress bars off the console while a part loads."""
+    before = transformers_logging.get_verbosity()
+    hub = logging.getLogger("huggingface_hub")
+    hub_before = hub.level
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        hub.setLevel(hub_before)

@@ -12,30 +12,26 @@ from lib.tools.sample.writing import SampleConfig, write_sample
 @script
 def main(argv: list[str] | None = None) -> None:
     """Draw the sample data sets and write the tiny BERT."""
-    defaults = SampleConfig()
     parser = Parser(
         prog="python -m lib.tools.sample",
         description="Draw scenes of coloured shapes with captions, boxes and region features into OUT/coco and "
         "OUT/f30k, and write a tiny BERT for them into OUT/bert. The same settings write the same bytes.",
     )
 
-    def add(flag: str, default, text: str, **kwargs) -> None:
-        parser.add_argument(flag, default=default, help=f"{text} (default: %(default)s)", **kwargs)
+    def add_number(name: str, text: str, default: str = "%(default)s") -> None:
+        text = f"{text} (default: {default})"
+        parser.add_argument(f"--{name}", type=int, default=getattr(SampleConfig, name), help=text)
 
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
-    add("--images", defaults.images, "training images", type=int)
-    add("--dev_images", defaults.dev_images, "images of dev", type=int)
-    add("--test_images", defaults.test_images, "images of test", type=int)
-    parser.add_argument(
-        "--testall_images",
-        type=int,
-        help="images of coco's testall, whose first fifth is coco's test (default: 5 times test_images)",
-    )
+    add_number("images", "training images")
+    add_number("dev_images", "images of dev")
+    add_number("test_images", "images of test")
+    add_number("testall_images", "images of coco's testall, whose first fifth is coco's test", "5 times test_images")
     parser.add_argument(
         "--datasets", nargs="+", default=tuple(DATA_SETS), choices=DATA_SETS, help="data sets to draw (default: both)"
     )
-    add("--img_dim", defaults.img_dim, "size of a region feature; real ones have 2048", type=int)
-    add("--seed", defaults.seed, "seed of every random draw", type=int)
+    add_number("img_dim", "size of a region feature; real ones have 2048")
+    add_number("seed", "seed of every random draw")
     parser.add_argument(
         "--one_row_per_image",
         action="store_true",

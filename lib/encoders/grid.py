@@ -1,0 +1,66 @@
+"""The grid encoder: raw images through a backbone, one fragment per cell of its feature map (released VSE∞ code).
+
+Letters: B images, R grid cells, D embedding size, H and W side lengths in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lib.encoders.backbones import CHANNELS, build_backbone
+from lib.encoders.encoder import ImageEncoder
+from lib.encoders.regions import projection
+from lib.encoders.transforms import SquareTransform, bgr_minus_mean, imagenet_normalize, input_size
+from lib.errors import InputError
+from lib.fragments import Fragments
+
+
+class GridEncoder(ImageEncoder):
+    """Backbone feature map, one fragment a cell, projected by `fc`: images (B, 3, H, W) -> Fragments (B, R, D).
+
+    While training, an image draws u ~ U(0, 1); if u > 0.2, each of its cells is dropped with probability 0.2 u.
+    """
+
+    def __init__(self, backbone: nn.Module, backbone_dim: int, embed_size: int):
+        super().__init__()
+        self.backbone = backbone
+        self.fc = projection(backbone_dim, embed_size)
+
+    def forward(self, images: Tensor) -> Fragments:
+        cells = self.backbone(images).flatten(2).transpose(1, 2)  # (B, R, backbone_dim)
+        mask = self.cell_mask(*cells.shape[:2], cells.device)
+        return Fragments(self.fc(cells.to(self.fc.weight.dtype)), mask)  # (B, R, D)
+
+    def cell_mask(self, images: int, cells: int, device=None) -> Tensor:
+        """Which cells (B, R) stay: all of them in evaluation; at least one of each image while training."""
+        if not self.training:
+            return torch.ones(images, cells, dtype=torch.bool, device=device)
+        u = torch.rand(images, 1, device=device)
+        dropped = (torch.rand(images, cells, device=device) < 0.2 * u) & (u > 0.2)
+        return ~(dropped & ~dropped.all(1, keepdim=True))
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        return list(self.backbone.parameters())
+
+    def fix_blocks(self, count: int) -> None:
+        self.backbone.fix_blocks(count)
+
+
+def grid_encoder(embed_size: int, options: dict, paths: dict | None) -> GridEncoder:
+    path = paths.get("backbone_path") if paths else None
+    backbone = build_backbone(options["backbone_source"], path, pretrained=paths is not None)
+    return GridEncoder(backbone, CHANNELS, embed_size)
+
+
+def grid_transform(options: dict) -> SquareTransform:
+    """The transform for a backbone: squares of 256 * input_scale_factor pixels, normalised as it was trained."""
+    normalize = bgr_minus_mean if options["backbone_source"] == "detector" else imagenet_normalize
+    return SquareTransform(input_size(options["input_scale_factor"]), normalize)
+
+
+def check_grid(embed_size: int, options: dict) -> None:
+    """InputError for an input without pixels."""
+    factor = options["input_scale_factor"]
+    if not isinstance(factor, int | float) or not input_size(factor):
+        raise InputError(f"--input_scale_factor is {factor}, expected a number that gives squares of at least a pixel")

@@ -1,0 +1,72 @@
+"""From decoded pixels to the input of a grid encoder: crop, resize, flip, normalise (released VSE∞ code).
+
+Letters: H and W side lengths in pixels, S side length of the square input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BASE_SIZE = 256
+MIN_CROP_RATIO = 0.6
+FLIP_PROBABILITY = 0.5
+
+_BGR_MEANS = torch.tensor([102.9801, 115.9465, 122.7717])[:, None, None]
+_RGB_MEANS = torch.tensor([0.485, 0.456, 0.406])[:, None, None] * 255
+_RGB_STDS = torch.tensor([0.229, 0.224, 0.225])[:, None, None] * 255
+
+
+def input_size(input_scale_factor: float) -> int:
+    """Side length in pixels of the network's square input: 256 × input_scale_factor, rounded down."""
+    return int(BASE_SIZE * input_scale_factor)
+
+
+class SquareTransform:
+    """An RGB image, uint8 (H, W, 3), as a normalised square, float32 (3, S, S).
+
+    With a random generator it is augmented: a random crop that keeps the same share, 0.6 to 1, of height and width,
+    flipped half the time.
+    """
+
+    def __init__(self, size: int, normalize: Callable[[Tensor], Tensor]):
+        self.size, self.normalize = size, normalize
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
+        if rng is None:
+            return self.normalize(resize(image, self.size))
+        pixels = resize(random_crop(image, rng), self.size)
+        return self.normalize(pixels.flip(-1) if rng.random() < FLIP_PROBABILITY else pixels)
+
+
+def random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A part of an image (H, W, 3) with the same share of its height and of its width."""
+    height, width = image.shape[:2]
+    ratio = rng.uniform(MIN_CROP_RATIO, 1.0)
+    crop_height, crop_width = max(1, int(height * ratio)), max(1, int(width * ratio))
+    top = rng.integers(height - crop_height, endpoint=True)
+    left = rng.integers(width - crop_width, endpoint=True)
+    return image[top : top + crop_height, left : left + crop_width]
+
+
+def resize(image: np.ndarray, size: int) -> Tensor:
+    """Bilinear, half-pixel centres, no antialiasing, as cv2.INTER_LINEAR on float pixels: (H, W, 3) → (3, S, S)."""
+    # PyTorch computes source positions in the type of the pixels. In float32 they are exact where S is a power of two
+    # (input scale factors 1, 2, …); elsewhere they are off by up to 1e-4 pixels, up to 0.03 grey levels.
+    exact = torch.float32 if size & (size - 1) == 0 else torch.float64
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(exact)  # (1, 3, H, W), channels last in memory: faster
+    return F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)[0].float()  # (3, S, S)
+
+
+def bgr_minus_mean(pixels: Tensor) -> Tensor:
+    """RGB of range 0–255 → BGR minus the means of bottom-up attention, still of that range; in place."""
+    return pixels.flip(0).sub_(_BGR_MEANS)
+
+
+def imagenet_normalize(pixels: Tensor) -> Tensor:
+    """RGB of range 0–255 → ImageNet's mean 0 and deviation 1; in place."""
+    return pixels.sub_(_RGB_MEANS).div_(_RGB_STDS)
