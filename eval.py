@@ -1,4 +1,4 @@
-"""Evaluate checkpoints, our own or released ESL and VSE-infinity files, on COCO, Flickr30K and CxC.
+"""Evaluate checkpoints, our own or released ESL and VSE-infinity files, on COCO, Flickr30K, CxC or your own data.
 
 The configuration comes from the file. Without --model_path, every runs/release_weights/<dataset>_*/ is evaluated.
 """
@@ -6,67 +6,68 @@ The configuration comes from the file. Without --model_path, every runs/release_
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.alignment import gpu_kernel
-from lib.checkpoint import Checkpoint, load_model, read_checkpoint
+from lib.alignment import Way
+from lib.arguments import DATA_NAME, add_machine_arguments, add_path_arguments, machine_paths
+from lib.checkpoint import load_model, read_checkpoint
 from lib.command_line import Parser, positive, script
-from lib.config import add_machine_arguments
-from lib.datasets.captions import load_tokenizer
-from lib.datasets.layout import cxc_folder
-from lib.datasets.raw import RawImages
-from lib.datasets.splits import Split, open_split
+from lib.datasets import data_set
+from lib.datasets.inputs import open_inputs
 from lib.errors import InputError
 from lib.evaluation import report
-from lib.evaluation.cxc import cxc_correlations, cxc_recalls
-from lib.evaluation.cxc_annotations import Annotations, read_annotations
-from lib.evaluation.results import checkpoint_hash, plain, save_results
-from lib.evaluation.scoring import set_precision
+from lib.evaluation.protocols import PROTOCOLS, Scores
+from lib.evaluation.results import checkpoint_hash, save_results
+from lib.evaluation.scoring import score_split
 from lib.files import check_writable, write_json
-from lib.model import local_bert_values
+from lib.model import describe, reads
 from lib.parallel import Runner, visible_devices
-from lib.training.engine import SplitScores, score_split, tokenize_for
+from lib.precision import set_precision
 
 RELEASED = Path("runs/release_weights")
-COCO_IMAGES = 5000  # of COCO's testall: only there do published figures apply
+COCO_IMAGES = 5000  # of testall, which published CxC figures speak of
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", "--data_name", choices=("coco", "f30k"), default="coco", help="(default: coco)")
-    parser.add_argument("--data_path", metavar="DIR", help="<root>/coco or <root>/f30k (default: data/<dataset>)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--dataset", "--data_name", default="coco", metavar="NAME", help=f"{DATA_NAME} (default: %(default)s)")
+    add("--data_path", metavar="DIR", help="folder of the data set (default: data/<dataset>)")
+    add(
         "--model_path",
         nargs="+",
         metavar="FILE",
-        default=None,
         help=f"checkpoints (default: those in {RELEASED}/<dataset>_*/)",
     )
-    parser.add_argument(
-        "--bert_path",
-        default="bert-base-uncased",
-        metavar="DIR|NAME",
-        help="where the tokenizer is; BERT's weights come from the checkpoint (default: %(default)s)",
-    )
-    parser.add_argument("--split", metavar="NAME", help="(default: testall for coco, else test)")
-    parser.add_argument("--limit", type=positive(int), metavar="N", help="only the first N images, for a quick look")
-    parser.add_argument("--evaluate_cxc", action="store_true", help="CxC on COCO testall: recalls and correlations")
-    parser.add_argument(
+    add("--split", metavar="NAME", help="(default: testall for coco, else test)")
+    add("--limit", type=positive(int), metavar="N", help="only the first N images, for a quick look")
+    for name, protocol in PROTOCOLS.items():
+        add(f"--evaluate_{name}", action="append_const", const=name, dest="protocols", help=protocol.help)
+    add(
         "--save_results",
         action="store_true",
         help="save the similarity matrix as results_<dataset>.npy beside the checkpoint",
     )
-    parser.add_argument("--output", metavar="DIR", help="folder of the result files (default: beside the checkpoint)")
-    parser.add_argument("--batch_size", type=positive(int), default=128, metavar="N", help="(default: %(default)s)")
+    add("--output", metavar="DIR", help="folder of the result files (default: beside the checkpoint)")
+    add("--batch_size", type=positive(int), default=128, metavar="N", help="(default: %(default)s)")
+    add_path_arguments(parser, evaluation=True)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
+    data = data_set(args.dataset)
     args.data_path = args.data_path or f"data/{args.dataset}"
-    args.split = args.split or ("testall" if args.dataset == "coco" else "test")
-    if args.evaluate_cxc and (args.dataset != "coco" or args.split != "testall" or args.limit):
-        raise InputError("--evaluate_cxc is defined on the whole testall split of coco; drop --split and --limit")
+    args.split = args.split or data.evaluated
+    args.model_path = args.model_path or released_files(args.dataset)
+    args.protocols = args.protocols or []
+    for name in args.protocols:
+        if name not in data.protocols or args.split != data.evaluated or args.limit:
+            raise InputError(
+                f"--evaluate_{name} is defined on the whole testall split of coco; drop --split and --limit"
+            )
     return args
 
 
@@ -74,133 +75,112 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     set_precision(args.precision)
-    gpu_kernel.set_enabled(not args.no_kernels)
     devices = visible_devices(args.device)
-    paths = [Path(path) for path in args.model_path] if args.model_path else released_files(args.dataset)
-    tokenizer = load_tokenizer(args.bert_path)
-    for path in paths:  # before the first takes its time
-        if not path.exists():
-            raise InputError(f"{path}: no such file; --model_path names checkpoints")
-        check_writable(output_folder(path, args), "--output")
-    results, cxc_rows, correlation_rows = [], [], []
-    for path, place in zip(paths, output_places(paths, args), strict=True):
+    done = []
+    for path, (folder, ending) in output_places(args).items():
         began = time.perf_counter()
-        checkpoint = read_checkpoint(path, local_bert_values(args.bert_path))
-        split = open_split(
-            args.data_path,
-            args.dataset,
-            args.split,
-            checkpoint.config.img_dim,
-            need_features=not checkpoint.config.grid,
-            limit=args.limit,
-        )
-        annotations = cxc_annotations(args, split) if args.evaluate_cxc else None
-        print(f"{path}: {checkpoint.description}")
-        scores = score(checkpoint, split, tokenizer, args, devices)
-        rows = report.evaluate_matrix(
-            args.dataset, scores.matrix, split.image_of_caption, args.split, args.limit if split.limited else None
-        )
-        print(report.format_table(rows))
-        info = {
-            "dataset": args.dataset,
-            "split": args.split,
-            "limit": args.limit if split.limited else None,
-            "checkpoint": path.name,
-            "checkpoint_hash": checkpoint_hash(path),
-            "model": checkpoint.description,
-            "config": {name: value for name, value in checkpoint.config.as_dict().items() if name != "bert"},
-            "images": split.n_images,
-            "captions": split.n_captions,
-            "precision": args.precision,
-            "results": rows,
-        }
-        if len(set(np.bincount(split.image_of_caption))) > 1:  # an ensemble needs to know whose captions are whose
-            info["image_of_caption"] = split.image_of_caption
-        name = f"{path.parent.name}/{path.name}"
-        if args.evaluate_cxc:
-            judged = scores.matrix, scores.image_vectors, scores.caption_vectors, annotations
-            info["cxc"], info["cxc_correlations"] = cxc_recalls(*judged), cxc_correlations(*judged)
-            cxc_rows.append((name, info["cxc"]))
-            correlation_rows.append((name, info["cxc_correlations"]))
-            print(report.format_cxc(cxc_rows[-1:], with_published=len(paths) == 1 and split.n_images == COCO_IMAGES))
-            print(report.format_correlations(correlation_rows[-1:]))
-        write_outputs(place, args, scores.matrix, info)
+        one = evaluate(path, args, devices)
+        print(report.format_table(one.rows))
+        for name in args.protocols:
+            print(PROTOCOLS[name].format([(one.name, one.judged[name])], one.published and len(args.model_path) == 1))
+        write_outputs(folder, ending, args, one)
         print(f"{time.perf_counter() - began:.1f} s\n")
-        encoder = checkpoint.config.backbone_source if checkpoint.config.grid else "region"
-        results.append(report.ModelResult(name, rows, checkpoint.config.similarity, encoder))
-    if len(results) > 1 or report.has_published(results):
-        print(report.format_summary(results))
-    if len(cxc_rows) > 1:
-        print(report.format_cxc(cxc_rows, with_published=split.n_images == COCO_IMAGES))
-        print(report.format_correlations(correlation_rows))
+        done.append(one._replace(matrix=None))
+    models = [report.ModelResult(one.name, one.rows, one.model) for one in done]
+    if len(done) > 1 or report.has_published(models):
+        print(report.format_summary(models))
+    for name in args.protocols if len(done) > 1 else ():
+        print(PROTOCOLS[name].format([(one.name, one.judged[name]) for one in done], done[0].published))
 
 
-def score(checkpoint: Checkpoint, split: Split, tokenizer, args: argparse.Namespace, devices: list) -> SplitScores:
-    """Encode and score the split with the checkpoint's model."""
+class Evaluated(NamedTuple):
+    """What was found of a checkpoint: `judged` are the figures of each protocol, `info` the content of its results file."""
+
+    name: str
+    model: str | None  # as published figures name it, None where they don't apply
+    published: bool  # whether the whole split is what published figures speak of
+    matrix: np.ndarray | None
+    rows: list[report.Row]
+    judged: dict[str, dict[str, Any]]
+    info: dict[str, Any]
+
+
+def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
+    """Score the split with a checkpoint's model and judge the scores."""
+    data, paths = data_set(args.dataset), machine_paths(args)
+    checkpoint = read_checkpoint(path, paths)
     config = checkpoint.config
-    tokenized = tokenize_for(config, split.captions, tokenizer, args.bert_path)
-    load_image = None
-    if config.grid:
-        load_image = RawImages(args.data_path, args.dataset, split, config.input_scale_factor, config.backbone_source)
-        load_image.check()
-    runner = Runner(load_model(checkpoint), devices)
-    return score_split(
-        runner,
-        split,
-        tokenized,
-        args.batch_size,
-        args.workers,
-        load_image,
-        vectors=args.evaluate_cxc,
-        precision=args.precision,
-        score_memory=args.score_memory,
+    inputs = open_inputs(args.data_path, args.dataset, args.split, reads(config, paths), args.limit)
+    split = inputs.split
+    references = {name: PROTOCOLS[name].read(args.data_path, split.image_ids) for name in args.protocols}
+
+    print(f"{path}: {checkpoint.description}")
+    way = Way(args.kernels, args.score_memory and args.score_memory << 20)
+    runner = Runner(load_model(checkpoint), devices, args.precision, way)
+    scores = score_split(runner, inputs, args.batch_size, args.workers, vectors=bool(references))
+
+    limit = args.limit if split.limited else None
+    rows = report.evaluate_matrix(data, scores.matrix, split.image_of_caption, args.split, limit)
+    found = {
+        name: PROTOCOLS[name].evaluate(Scores(**vars(scores)), reference) for name, reference in references.items()
+    }
+    info = {
+        "dataset": args.dataset,
+        "split": args.split,
+        "limit": limit,
+        "checkpoint": path.name,
+        "checkpoint_hash": checkpoint_hash(path),
+        "model": checkpoint.description,
+        "config": dataclasses.asdict(config),
+        "images": split.n_images,
+        "captions": split.n_captions,
+        "precision": args.precision,
+        "results": rows,
+    }
+    for figures in found.values():
+        info |= figures
+    if len(set(np.bincount(split.image_of_caption))) > 1:  # an ensemble needs to know whose captions are whose
+        info["image_of_caption"] = split.image_of_caption
+    return Evaluated(
+        name=f"{path.parent.name}/{path.name}",
+        model=describe(config) if data.published else None,
+        published=data.published and split.n_images == COCO_IMAGES,
+        matrix=scores.matrix,
+        rows=rows,
+        judged=found,
+        info=info,
     )
 
 
-def cxc_annotations(args: argparse.Namespace, split: Split) -> Annotations:
-    """The CxC annotations of the data set; InputError unless they are of the split's images in the split's order."""
-    folder = cxc_folder(args.data_path)
-    annotations = read_annotations(folder)
-    theirs, ours = annotations.image_ids, split.image_ids
-    if not np.array_equal(theirs, ours):
-        where = f"{len(theirs)} there, {len(ours)} in the split"
-        if len(theirs) == len(ours):
-            first = np.flatnonzero(theirs != ours)[0]
-            where = f"image {first} is {theirs[first]} there and {ours[first]} in the split"
-        raise InputError(
-            f"{folder}: testall_ids.txt lists other images than the split ({where}); "
-            "both must be COCO's testall in the same order"
-        )
-    return annotations
-
-
-def write_outputs(place: tuple[Path, str], args: argparse.Namespace, matrix: np.ndarray, info: dict) -> None:
+def write_outputs(folder: Path, ending: str, args: argparse.Namespace, one: Evaluated) -> None:
     """The figures as JSON, and the matrix where it was asked for; a part of a split never replaces the whole's."""
-    folder, own = place
-    ending = f"{'_limited' if info['limit'] else ''}{own}"
+    ending = f"{'_limited' if one.info['limit'] else ''}{ending}"
     figures = folder / f"metrics_{args.dataset}_{args.split}{ending}.json"
-    write_json(figures, plain(info))
+    write_json(figures, one.info)
     print(f"figures: {figures}")
     if args.save_results:
         target = folder / f"results_{args.dataset}{ending}.npy"
-        save_results(target, matrix, info)
+        save_results(target, one.matrix, one.info)
         print(f"matrix:  {target}")
 
 
-def output_places(paths: list[Path], args: argparse.Namespace) -> list[tuple[Path, str]]:
-    """The folder of each checkpoint's results, and what is added to their names where checkpoints share a folder."""
-    folders = [output_folder(path, args) for path in paths]
-    return [
-        (folder, f"_{path.parent.name}_{path.stem}" if folders.count(folder) > 1 else "")
-        for path, folder in zip(paths, folders, strict=True)
-    ]
+def output_places(args: argparse.Namespace) -> dict[Path, tuple[Path, str]]:
+    """The folder of each checkpoint's results, and what is added to their names where checkpoints share a folder.
+
+    Raises InputError for a checkpoint that is not there and for a folder that can't be written.
+    """
+    paths = [Path(path) for path in args.model_path]
+    folders = [Path(args.output) if args.output else path.parent for path in paths]
+    for path, folder in zip(paths, folders, strict=True):
+        if not path.exists():
+            raise InputError(f"{path}: no such file; --model_path names checkpoints")
+        check_writable(folder, "--output")
+    shared = [folders.count(folder) > 1 for folder in folders]
+    endings = [f"_{path.parent.name}_{path.stem}" if each else "" for path, each in zip(paths, shared, strict=True)]
+    return dict(zip(paths, zip(folders, endings, strict=True), strict=True))
 
 
-def output_folder(path: Path, args: argparse.Namespace) -> Path:
-    return Path(args.output) if args.output else path.parent
-
-
-def released_files(dataset: str) -> list[Path]:
+def released_files(dataset: str) -> list[str]:
     """The checkpoint of every runs/release_weights/<dataset>_*/; InputError that says where it looked."""
     found = []
     for folder in sorted(RELEASED.glob(f"{dataset}_*")):
@@ -208,9 +188,8 @@ def released_files(dataset: str) -> list[Path]:
         found += names or sorted([*folder.glob("*.pth"), *folder.glob("*.tar")])
     if not found:
         raise InputError(
-            f"no checkpoint: looked for model_best.pth, *.pth and *.tar in "
-            f"{RELEASED.resolve()}/{dataset}_*/; "
-            "put released weights there or name files with --model_path"
+            f"no checkpoint: looked for model_best.pth, *.pth and *.tar in {RELEASED.resolve()}/{dataset}_*/; put "
+            "released weights there or name files with --model_path"
         )
     return found
 

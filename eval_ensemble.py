@@ -13,9 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from lib.command_line import Parser, script
+from lib.datasets import DATA_SETS, data_set
 from lib.errors import InputError
-from lib.evaluation.report import DATASETS, evaluate_matrix, format_table
-from lib.evaluation.results import load_scores, plain, save_results
+from lib.evaluation.report import evaluate_matrix, format_table
+from lib.evaluation.results import load_scores, save_results
 from lib.files import write_json
 
 BLOCK_ROWS = 128  # rows of every matrix held at once while averaging
@@ -31,7 +32,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("matrices", nargs="+", metavar="MATRIX", help="one or more saved matrices")
     parser.add_argument("--weights", nargs="+", type=float, help="one weight per matrix (default: equal weights)")
-    parser.add_argument("--dataset", choices=sorted(DATASETS), help="default: from the JSON file beside the matrices")
+    parser.add_argument("--dataset", metavar="NAME", help="default: from the JSON file beside the matrices")
     parser.add_argument("--save_results", metavar="OUT.npy", help="save the mean, with a JSON file beside it")
     parser.add_argument("--json", metavar="OUT", help="the figures as JSON (default: beside the first matrix)")
     return parser.parse_args(argv)
@@ -59,7 +60,11 @@ def main(argv: list[str] | None = None) -> None:
     scores = means if len(means) > 1 else means[0]
     owners = setting["image_of_caption"]
     rows = evaluate_matrix(
-        setting["dataset"], scores, None if owners is None else np.asarray(owners), setting["split"], setting["limit"]
+        data_set(setting["dataset"]),
+        scores,
+        None if owners is None else np.asarray(owners),
+        setting["split"],
+        setting["limit"],
     )
     print(format_table(rows))
 
@@ -140,11 +145,11 @@ def common_setting(paths: list[Path], infos: list[dict | None], dataset: str | N
 
 def guess_dataset(paths: list[Path]) -> str:
     """From the names (`results_coco.npy`), since no JSON file says so; folders of five folds are COCO's."""
-    found = {dataset for path in paths for dataset in DATASETS if dataset in path.name.lower()}
+    found = {dataset for path in paths for dataset in DATA_SETS if dataset in path.name.lower()}
     if not found and all(path.is_dir() for path in paths):
         return "coco"
     if len(found) != 1:
-        raise InputError(f"{paths[0]}: no JSON file beside it says which dataset this is; give --dataset coco or f30k")
+        raise InputError(f"{paths[0]}: no JSON file beside it says which dataset this is; give --dataset")
     return found.pop()
 
 
@@ -185,7 +190,7 @@ def average(matrices: tuple[np.ndarray, ...], weights: list[float]) -> np.ndarra
 
 def save_figures(path: Path, report: dict, asked_for: bool) -> None:
     try:
-        write_json(path, plain(report))
+        write_json(path, report)
         print(f"figures saved to {path}")
     except (InputError, OSError) as error:
         if asked_for:

@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,10 +50,27 @@ def check_writable(folder: str | Path, flag: str) -> Path:
     return folder
 
 
+def plain(value: Any, other: Callable[[Any], Any] = str) -> Any:
+    """`value` in dicts, lists, tuples, numbers, text and None alone, as JSON and PyTorch's restricted reader take it.
+
+    numpy's numbers and arrays become Python's, an object with `as_dict` that dict; `other` converts what is left.
+    """
+    if hasattr(value, "as_dict"):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {plain(key, other): plain(item, other) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [plain(item, other) for item in value]
+        return tuple(items) if type(value) is tuple else items
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist(), other)
+    return value if type(value) in (str, int, float, bool, type(None)) else other(value)
+
+
 def write_json(path: str | Path, content) -> None:
     """Write `content` as indented JSON, atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path):

@@ -1,13 +1,11 @@
-"""Small functions and constants that everything shares: l2 normalisation, masked reductions."""
+"""Small functions that everything shares: l2 normalisation and masked reductions."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-EPSILON = 1e-8
-NEGATIVE_SLOPE = 0.1  # of the LeakyReLU of attention
-LARGEST_PLAIN_SCALE = 60.0  # exp(60), summed over thousands of fragments, stays far below float32's limit exp(88)
+EPSILON = 1e-8  # added to every norm
 
 
 def l2_normalize(x: Tensor, dim: int = -1) -> Tensor:

@@ -1,19 +1,23 @@
 """Several GPUs in one process, giving the numbers of one.
 
-The text encoder and the grid encoder split their batch by items. The region encoder stays whole on the first GPU: it
-is two small layers, and its BatchNorm needs the statistics of the whole batch. Scoring splits the images and hands
-every GPU all captions, so the (B, B) matrix, and with it every negative, is the same as on one GPU.
+Encoders split their batch by items, except one that needs it whole (BatchNorm), which runs on the first GPU. Scoring
+splits the images and hands every GPU all captions, so the (B, B) matrix, and with it every negative, is the same as on
+one GPU.
 """
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import data_parallel, parallel_apply, replicate
+from torch.nn.parallel import parallel_apply, replicate
 
+from lib.alignment import Way
 from lib.errors import InputError
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Tokens
 from lib.model import MatchingModel
+from lib.precision import at_least_float32, encoding, for_product
 
 
 def visible_devices(device: str | None = None) -> list[torch.device]:
@@ -31,66 +35,82 @@ def visible_devices(device: str | None = None) -> list[torch.device]:
     return [torch.device("cpu")]
 
 
-class InCallersPrecision(nn.Module):
-    """An encoder for data_parallel, whose threads would otherwise run autocast in its default type, float16."""
-
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        self.encoder = encoder
-        self.enabled, self.dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-
-    def forward(self, items) -> Fragments:
-        with torch.autocast("cuda", dtype=self.dtype, enabled=self.enabled):
-            return self.encoder(items)
-
-
-class PairScorer(nn.Module):
-    """A similarity head as one module call: encoded images and captions in, scores (B, C) out."""
-
-    def __init__(self, head: nn.Module):
-        super().__init__()
-        self.head = head
-
-    def forward(self, images: Fragments, captions: Fragments) -> Tensor:
-        return self.head.score(self.head.prepare_images(images), self.head.prepare_captions(captions))
+def seed_devices(seed: int, devices: list[torch.device]) -> None:
+    """Seed torch's draws, those of every device with a seed of its own, so that replicas draw different dropout."""
+    torch.manual_seed(seed)
+    for number, device in enumerate(devices[1:], start=1):
+        torch.cuda.default_generators[device.index].manual_seed(seed + number)
 
 
 class Runner:
-    """Runs a MatchingModel on one device or several; the model's parameters live on the first."""
+    """Runs a MatchingModel on one device or several, in one precision; the model's parameters live on the first.
 
-    def __init__(self, model: MatchingModel, devices: list[torch.device]):
+    `precision` is one of lib.precision's, `way` says how the head computes scores.
+    """
+
+    def __init__(
+        self, model: MatchingModel, devices: list[torch.device], precision: str = "float32", way: Way | None = None
+    ):
         self.model = model.to(devices[0])
-        self.devices = devices
-        self.device = devices[0]
+        self.devices, self.device, self.precision = devices, devices[0], precision
+        if way is not None:
+            model.similarity.way = way
 
     def encode_images(self, images: Fragments | Tensor) -> Fragments:
-        encoder = self.model.image_encoder
-        if len(self.devices) == 1 or not self.model.config.grid:
-            return encoder(images)
-        return data_parallel(InCallersPrecision(encoder), images, self.devices)
+        """Encoded images as Fragments (B, R, D) on the first device, in float32 at least."""
+        return self._encode(self.model.image_encoder, images)
 
-    def encode_captions(self, token_ids: Tensor) -> Fragments:
-        if len(self.devices) == 1:
-            return self.model.text_encoder(token_ids)
-        return data_parallel(InCallersPrecision(self.model.text_encoder), token_ids, self.devices)
+    def encode_captions(self, captions: Tokens) -> Fragments:
+        """Encoded captions as Fragments (C, W, D) on the first device, in float32 at least."""
+        return self._encode(self.model.text_encoder, captions)
 
     def score(self, images: Fragments, captions: Fragments) -> Tensor:
         """Scores (B, C) of encoded images and captions on the first device."""
-        if len(self.devices) == 1:
-            return self.model.score(images, captions)
-        scorers = replicate(PairScorer(self.model.similarity), self.devices)
-        return score_in_parts(scorers, self.devices, images, captions)
+        shares = [(share, captions) for share in images.chunk(len(self.devices))]
+        return torch.cat(self._on_devices(self.model.similarity, shares))  # (B, C)
+
+    def prepare_images(self, images: Fragments) -> Fragments:
+        """Encoded images as evaluation scores them."""
+        return for_product(self.model.similarity.prepare_images(images), self.precision)
+
+    def prepare_captions(self, captions: Fragments) -> Fragments:
+        """Encoded captions as evaluation scores them."""
+        return for_product(self.model.similarity.prepare_captions(captions), self.precision)
+
+    def heads(self) -> list[nn.Module]:
+        """The head on each device, to score with and not to train."""
+        head = self.model.similarity
+        return [head, *(copy.deepcopy(head).to(device) for device in self.devices[1:])]
+
+    def _encode(self, encoder: nn.Module, items: Fragments | Tokens | Tensor) -> Fragments:
+        whole = len(self.devices) == 1 or getattr(encoder, "whole_batch", False)
+        shares = [items] if whole else items.chunk(len(self.devices))
+        encoder = _InPrecision(encoder, self.precision, self.device.type)
+        return at_least_float32(Fragments.cat(self._on_devices(encoder, [(share,) for share in shares])))
+
+    def _on_devices(self, module: nn.Module, shares: list[tuple]) -> list:
+        """What a module gives for each share of a batch, one on each device, brought to the first device."""
+        if len(shares) == 1:
+            return [module(*shares[0])]
+        used = self.devices[: len(shares)]  # fewer than all when items are few
+        inputs = [tuple(x.to(device) for x in share) for share, device in zip(shares, used, strict=True)]
+        return [output.to(self.device) for output in run_replicas(module, inputs, used)]
 
 
-def score_in_parts(
-    scorers: list[nn.Module], devices: list[torch.device], images: Fragments, captions: Fragments
-) -> Tensor:
-    """Scores (B, C) on the first device: each scorer gets an equal share of the images and all captions."""
-    shares = [Fragments(*share) for share in zip(*(x.chunk(len(scorers)) for x in images), strict=True)]
-    used = list(zip(scorers, shares, devices, strict=False))  # fewer shares than devices when images are few
-    inputs = [(share.to(device), captions.to(device)) for _, share, device in used]
+def run_replicas(module: nn.Module, inputs: list[tuple], devices: list[torch.device]) -> list:
+    """Replicas of a module, one a device, each called with its input at the same time."""
     if devices[0].type == "cpu":
-        parts = [scorer(*pair) for (scorer, _, _), pair in zip(used, inputs, strict=True)]
-    else:
-        parts = parallel_apply([scorer for scorer, _, _ in used], inputs, devices=[device for *_, device in used])
-    return torch.cat([part.to(devices[0]) for part in parts])  # (B, C)
+        return [module(*each) for each in inputs]
+    return parallel_apply(replicate(module, devices), inputs, devices=devices)
+
+
+class _InPrecision(nn.Module):
+    """An encoder with the context of its precision, which each thread has to enter anew."""
+
+    def __init__(self, encoder: nn.Module, precision: str, device_type: str):
+        super().__init__()
+        self.encoder, self.precision, self.device_type = encoder, precision, device_type
+
+    def forward(self, items) -> Fragments:
+        with encoding(self.precision, torch.device(self.device_type)):
+            return self.encoder(items)

@@ -1,4 +1,4 @@
-"""Reading a PyTorch file of unknown origin without running anything that it holds."""
+"""PyTorch files of unknown origin: read without running what they hold, loaded only where every weight fits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
-from lib.checkpoint.content import shown
-from lib.errors import InputError
+from lib.errors import InputError, listed, shown
 
 _BEGINNINGS = {
     b"<": "a web page; the download went wrong, repeat it",
@@ -110,3 +111,39 @@ def _refusal(path: Path, error: Exception) -> InputError:
     reason = shown(reason.rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation")[0].strip())
     detail = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     return InputError(f"{path}: is not a PyTorch file, or damaged ({detail}); expected a checkpoint")
+
+
+def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], where: str, named=str, may_lack=lambda key: False):
+    """Give a network its weights: all that it has places for, and no others.
+
+    InputError that begins with `where` and names what is missing, left over or of another shape, each key as `named`
+    says. The network keeps its own value for a key that the weights `may_lack`.
+    """
+    check_fit(network, weights, where, named, may_lack)
+    network.load_state_dict({**{key: value for key, value in network.state_dict().items() if may_lack(key)}, **weights})
+
+
+def check_fit(network: nn.Module, weights: Mapping[str, Tensor], where: str, named=str, may_lack=lambda key: False):
+    """The checks of `load_strictly` alone."""
+    places = {key: _shape(value) for key, value in network.state_dict().items()}
+    found = {key: _shape(value) for key, value in weights.items()}
+    problems = {
+        "missing": [named(key) for key in places if key not in found and not may_lack(key)],
+        "left over": [named(key) for key in found if key not in places],
+        "of another shape": [
+            f"{named(key)} {found[key]}, expected {shape}"
+            for key, shape in places.items()
+            if found.get(key, shape) != shape
+        ],
+    }
+    parts = [
+        f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} {what} ({listed(keys)})"
+        for what, keys in problems.items()
+        if keys
+    ]
+    if parts:
+        raise InputError(f"{where}: {'; '.join(parts)}")
+
+
+def _shape(value) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

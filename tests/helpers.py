@@ -12,9 +12,10 @@ import torch
 import eval as evaluation_script
 import train as training_script
 from lib.config import ModelConfig
-from lib.datasets.captions import TokenizedCaptions, load_tokenizer
-from lib.datasets.splits import Split, open_split
-from lib.fragments import Fragments
+from lib.datasets.inputs import Inputs, Reads, open_inputs
+from lib.datasets.tokenisers import WordPiece, load_tokenizer
+from lib.fragments import Fragments, Tokens
+from lib.model import complete
 from lib.training import tracking  # noqa: F401  first of all it makes protobuf readable
 
 IMG_DIM = 32
@@ -78,10 +79,10 @@ def copy_precomp(sample: Path, root: Path, data_name: str = "f30k") -> Path:
     return Path(shutil.copytree(sample / data_name / "precomp", root / data_name / "precomp"))
 
 
-def open_sample(sample: Path, split: str = "dev") -> tuple[Split, TokenizedCaptions]:
-    """A split of the sample's f30k and its tokenised captions."""
-    opened = open_split(sample / "f30k", "f30k", split, IMG_DIM)
-    return opened, TokenizedCaptions(opened.captions, load_tokenizer(sample / "bert"))
+def open_sample(sample: Path, split: str = "dev") -> Inputs:
+    """A split of the sample's f30k, its region features and its captions tokenised for the sample's BERT."""
+    tokeniser = WordPiece(load_tokenizer(sample / "bert"), {"vocab_size": 1 << 20, "max_position_embeddings": 512})
+    return open_inputs(sample / "f30k", "f30k", split, Reads(tokeniser, IMG_DIM))
 
 
 def error_line(main, argv, capsys) -> str:
@@ -147,22 +148,31 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def small_config(similarity: str = "esl_a", grid: bool = False, dropout: float = 0.1, **changes) -> ModelConfig:
-    """A configuration of a network small enough to build in each test."""
-    values = {"similarity": similarity, "embed_size": 256}
-    values["bert"] = BERT | {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    values |= {"precomp_enc_type": "backbone", "backbone_source": "tiny"} if grid else {"img_dim": 16}
-    return ModelConfig(**(values | changes))
+def small_config(
+    similarity: str = "esl_a", grid: bool = False, dropout: float = 0.1, embed_size: int = 256, **options
+) -> ModelConfig:
+    """A configuration of a network small enough to build in each test; `options` are those of the head and of the image
+    encoder by their names (kernel_size, no_imgnorm, img_dim, backbone_source, …)."""
+    images = {"backbone_source": "tiny"} if grid else {"img_dim": 16}
+    names = {"backbone_source", "input_scale_factor"} if grid else {"img_dim"}
+    return complete(ModelConfig(
+        similarity, "grid" if grid else "regions", "bert", embed_size,
+        {name: value for name, value in options.items() if name not in names},
+        images | {name: value for name, value in options.items() if name in names},
+        BERT | {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "hidden_act": "gelu",
+                "type_vocab_size": 2, "layer_norm_eps": 1e-12},
+    ))  # fmt: skip
 
 
-def small_batch(grid: bool = False, count: int = 7, words: int = 9) -> tuple[Fragments | torch.Tensor, torch.Tensor]:
-    """Images and token ids (count, words) for `small_config`, from torch's random state, with padding."""
+def small_batch(grid: bool = False, count: int = 7, words: int = 9) -> tuple[Fragments | torch.Tensor, Tokens]:
+    """Images and captions (count, words) for `small_config`, from torch's random state, with padding."""
     lengths = torch.randint(3, words + 1, (count,))
     lengths[0] = words
     token_ids = torch.randint(1, BERT["vocab_size"], (count, words))
     token_ids[torch.arange(words) >= lengths[:, None]] = 0
+    captions = Tokens(token_ids, lengths)
     if grid:
-        return torch.randn(count, 3, 64, 64), token_ids
+        return torch.randn(count, 3, 64, 64), captions
     mask = torch.rand(count, 6) > 0.2
     mask[:, 0] = True
-    return Fragments(torch.randn(count, 6, 16), mask), token_ids
+    return Fragments(torch.randn(count, 6, 16), mask), captions

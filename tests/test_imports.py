@@ -6,7 +6,6 @@ import ast
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [  # from the top; the longest matching name counts
     ["train", "eval", "eval_ensemble", "lib.tools"],
+    ["lib.arguments"],
     ["lib.training"],
     ["lib.checkpoint", "lib.evaluation.scoring"],
     ["lib.parallel"],
     ["lib.model"],
     ["lib.encoders", "lib.similarity", "lib.datasets"],
     ["lib.alignment"],
-    ["lib.fragments", "lib.functional", "lib.config", "lib.evaluation", "lib.training.tracking"],
+    ["lib.precision"],
+    ["lib.fragments", "lib.functional", "lib.config", "lib.evaluation", "lib.pytorch_files"],
     ["lib.errors", "lib.files", "lib.command_line"],
 ]
 APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other
-COMMANDS = {"lib.tools.extract", "lib.tools.score"}  # their main() may import whatever it needs
 NUMPY_ALONE = ["lib.evaluation.metrics", "lib.evaluation.cxc", "lib.evaluation.report", "lib.evaluation.results"]
 
 
@@ -36,20 +36,12 @@ def module_name(file: Path) -> str:
 MODULES = {module_name(file): file for file in [*ROOT.glob("*.py"), *(ROOT / "lib").rglob("*.py")]}
 
 
-def nodes(tree: ast.AST, without_main: bool) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
-        if without_main and isinstance(node, ast.FunctionDef) and node.name == "main":
-            continue
-        yield node
-        yield from nodes(node, without_main)
-
-
 @functools.cache
 def imported(module: str) -> set[str]:
     """Every module that a module of ours imports, at its top or in a function: our own by their full names."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     found = set()
-    for node in nodes(tree, without_main=module in COMMANDS or module.endswith("__main__")):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

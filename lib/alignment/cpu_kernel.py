@@ -25,8 +25,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib.alignment import gpu_kernel
-from lib.functional import EPSILON, LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
+from lib.alignment import plain
+from lib.alignment.plain import LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
+from lib.functional import EPSILON
 
 SOURCE = Path(__file__).with_name("cpu_kernel.c")
 COMPILERS = ("gcc", "cc")  # their OpenMP is the one of torch; clang's is another
@@ -57,7 +58,7 @@ def available(device: torch.device, dtype: torch.dtype = torch.float32, scale: f
     """Whether `pair_scores` and `gradients` serve S of `dtype` on `device` at the temperature `scale`."""
     if device.type != "cpu" or dtype != torch.float32 or not abs(scale) <= LARGEST_PLAIN_SCALE:
         return False
-    return gpu_kernel.enabled() and _library() is not None
+    return _library() is not None
 
 
 def pair_scores(S: Tensor, lengths: Sequence[int], scale: float, region_mask: Tensor | None, out: Tensor) -> None:
@@ -132,22 +133,18 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 def _try(library: ctypes.CDLL) -> None:
-    """Compare both functions with autograd in float64 on one small case."""
-    scale, shape = 10.0, (3, 4, 70)  # W, R, B
-    with torch.inference_mode(False), torch.enable_grad():
-        exact, single = ({"dtype": dtype, "device": "cpu"} for dtype in (torch.float64, torch.float32))
-        S = torch.linspace(-9, 9, 3 * 4 * 70, **exact).sin().view(shape).requires_grad_()
-        tau = torch.tensor(scale, **exact, requires_grad=True)
-        g = torch.nn.functional.leaky_relu(S.tanh(), NEGATIVE_SLOPE)
-        expected = 0
-        for words, regions in ((0, 1), (1, 0)):  # normalised over one side, softmax over the other
-            unit = g / (g.square().sum(words, keepdim=True).sqrt() + EPSILON)
-            expected = expected + ((tau * unit).softmax(regions) * S).sum(regions).mean(0)  # (B,)
+    """Compare both functions with the definition in float64 on one small case; RuntimeError where they differ."""
+    scale, shape = 10.0, (1, 3, 4, 70)  # C, W, R, B
+    everything = torch.ones(70, 4, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        S = torch.linspace(-9, 9, 3 * 4 * 70, dtype=torch.float64).sin().view(shape).requires_grad_()
+        tau = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+        expected = plain.instance_similarity(S.permute(3, 0, 1, 2), *everything, tau)[:, 0]  # (B,)
         expected.sum().backward()
-        values, scores, upstream = S.detach().float(), torch.empty(1, 70, **single), torch.ones(1, 70, **single)
+        values, scores, upstream = S[0].detach().float(), torch.empty(1, 70), torch.ones(1, 70)
         _call(library.alignment_scores, values, [3], scale, None, scores)
         _call(library.alignment_gradients, values, [3], scale, None, upstream)
-    pairs = ((scores[0], expected), (values, S.grad), (upstream.sum(), tau.grad))
+    pairs = ((scores[0], expected), (values, S.grad[0]), (upstream.sum(), tau.grad))
     if not all(torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-4) for found, wanted in pairs):
         raise RuntimeError("it computes wrong values")
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import warnings
 
 import torch
 from torch import Tensor
 
-from lib.functional import EPSILON, LARGEST_PLAIN_SCALE
+from lib.alignment import plain
+from lib.alignment.plain import LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
+from lib.functional import EPSILON
 
 try:
     import triton
@@ -34,40 +35,40 @@ except ImportError:  # Triton comes with torch on Linux only
 COMFORTABLE_HELD = 64  # values of the held side beyond which a program needs several warps
 VALUES_PER_WARP = 512  # 16 a thread: enough independent work, and five arrays of them fit 128 registers
 
-_enabled = True
-
-
-def set_enabled(enabled: bool) -> None:
-    """Allow or forbid the kernels of GPU and CPU in this process; ESL_NO_KERNELS=1 in the environment forbids them."""
-    global _enabled
-    _enabled = enabled
-
-
-def enabled() -> bool:
-    """Whether kernels are allowed, here and by the environment."""
-    return _enabled and os.environ.get("ESL_NO_KERNELS", "0") in ("", "0")
-
 
 def available(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
     """Whether `pair_scores` takes `dtype` and runs on `device`: a CUDA GPU of capability 7.0 with a working Triton."""
-    if triton is None or not enabled():
-        return False
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if triton is None or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
     return device.type == "cuda" and _runs(torch.cuda.current_device() if device.index is None else device.index)
 
 
 @functools.cache
 def _runs(index: int) -> bool:
-    """Try the kernel on one value: Triton needs a compiler and a driver that not every machine has."""
+    """Try the kernel against the definition: Triton needs a compiler and a driver that not every machine has."""
     if torch.cuda.get_device_capability(index) < (7, 0):
         return False
     try:
-        return bool(pair_scores(torch.ones(1, 1, 1, 1, device=f"cuda:{index}"), 1.0).isfinite().all())
+        return _agrees(torch.device("cuda", index))
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
-        warnings.warn(f"the Triton kernel does not run on cuda:{index}, torch is used instead: {reason}", stacklevel=3)
-        return False
+    warnings.warn(f"the Triton kernel does not run on cuda:{index}, torch is used instead: {reason}", stacklevel=3)
+    return False
+
+
+def _agrees(device: torch.device) -> bool:
+    """Compare scores with those of the definition in float64 on one small case; RuntimeError where they differ."""
+    with torch.inference_mode(False), torch.no_grad():
+        S = torch.linspace(-9, 9, 2 * 3 * 5 * 20, dtype=torch.float64).sin().view(2, 3, 5, 20)  # (C, W, R, B)
+        real = torch.arange(5) < torch.arange(20)[:, None] % 5 + 1  # (B, R)
+        lengths = torch.tensor([2, 3], dtype=torch.int32)
+        words = torch.arange(3) < lengths[:, None]  # (C, W)
+        S = S.masked_fill(~(words[:, :, None, None] & real.T), 0.0)
+        expected = plain.instance_similarity(S.permute(3, 0, 1, 2), real, words, 10.0).T  # (C, B)
+        found = pair_scores(S.float().to(device), 10.0, lengths.to(device), real.T.to(device))
+    if not torch.allclose(found.double().cpu(), expected, rtol=1e-4, atol=1e-4):
+        raise RuntimeError("it computes wrong values")
+    return True
 
 
 def pair_scores(
@@ -91,6 +92,7 @@ def pair_scores(
         _score[(captions * triton.cdiv(images, block),)](
             *(S.contiguous(), lengths, region_mask, scores, scale * math.log2(math.e), words, regions, images // align),
             EPSILON=EPSILON,
+            SLOPE=NEGATIVE_SLOPE,
             HOLD_WORDS=hold_words,
             ALL_WORDS=lengths is None,
             ALL_REGIONS=region_mask is None,
@@ -124,6 +126,7 @@ def _score(
     regions,
     aligned_images,  # the number of images divided by ALIGN: a thread then holds ALIGN images and many words
     EPSILON: tl.constexpr,
+    SLOPE: tl.constexpr,
     HOLD_WORDS: tl.constexpr,
     ALL_WORDS: tl.constexpr,
     ALL_REGIONS: tl.constexpr,
@@ -161,7 +164,7 @@ def _score(
     tile, mask_row = start, region_mask
     for _ in range(rounds):
         s, real = _load(tile + offsets, held, held_real, mask_row, b, inside, LOOP_MASKED, ALL_REGIONS)
-        g = _attention(s)
+        g = _attention(s, SLOPE)
         squares += g * g
         logits = g * (scale / (tl.sqrt(tl.sum(g * g, 0)) + EPSILON))[None, :]
         if SUBTRACT_LARGEST:
@@ -185,7 +188,7 @@ def _score(
     tile, mask_row = start, region_mask
     for _ in range(rounds):
         s, real = _load(tile + offsets, held, held_real, mask_row, b, inside, LOOP_MASKED, ALL_REGIONS)
-        logits = _attention(s) * unit
+        logits = _attention(s, SLOPE) * unit
         if SUBTRACT_LARGEST:
             logits -= tl.max(tl.where(held_real, logits, -scale), 0)[None, :]
         weights = tl.where(held_real, tl.exp2(logits), 0.0)
@@ -210,8 +213,8 @@ def _load(pointers, held, held_real, mask_row, b, inside, LOOP_MASKED: tl.conste
 
 
 @_jit
-def _attention(s):
-    """LeakyReLU(tanh s, 0.1) with tanh s = s p / sqrt(q), a minimax fit: relative error below 1e-6, near 0 as well.
+def _attention(s, SLOPE: tl.constexpr):
+    """LeakyReLU(tanh s) with tanh s = s p / sqrt(q), a minimax fit: relative error below 1e-6, near 0 as well.
 
     A fit of this form needs no exponential and no division; a GPU computes 1 / sqrt as one instruction.
     """
@@ -220,4 +223,4 @@ def _attention(s):
     p = (3.2623066e-3 * y + 0.13319382) * y + 1.0000001
     q = ((((1.0640910e-5 * y + 8.6943991e-4) * y + 2.4225902e-2) * y + 0.26851875) * y + 0.93305719) * y + 1.0
     t = x * p * tl.rsqrt(q)
-    return tl.maximum(t, 0.1 * t)
+    return tl.maximum(t, SLOPE * t)

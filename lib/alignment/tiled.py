@@ -17,19 +17,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lib.alignment import cpu_kernel, gpu_kernel, tiles
+from lib.alignment.plain import LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
 from lib.fragments import Fragments
-from lib.functional import EPSILON, LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
+from lib.functional import EPSILON
 
 WORDS, REGIONS = 1, 2  # dimensions of S (C, W, R, B)
 MOST_SAVED = 1 << 28  # values of S that a backward pass keeps (1 GiB); beyond, S is multiplied again
 
 
-def alignment_scores(images: Fragments, captions: Fragments, scale: Tensor, memory: int | None = None) -> Tensor:
-    """Scores (B, C): text-to-image plus image-to-text attention over S; only real words and regions count.
+def alignment_scores(
+    images: Fragments, captions: Fragments, scale: Tensor, memory: int | None = None, kernels: bool = True
+) -> Tensor:
+    """What `plain.alignment_scores` says, tile by tile; differentiable once, in all three.
 
-    `images` (B, R, E) and `captions` (C, W, E) are prepared fragments, `scale` is the scalar tau. In each direction
-    g = LeakyReLU(tanh S), normalised over one side, gives softmax(tau g) over the other side, which weighs S; the
-    weighted sums are averaged. Differentiable once, in all three. `memory` limits the buffers, in bytes.
+    `memory` limits the buffers, in bytes; without `kernels` torch does all of it.
     """
     lengths, order = captions.mask.sum(1).sort(stable=True)  # (C,)
     words, places = captions.features.flatten(0, 1), _packed(captions.mask, order)  # (C * W, E), (n,)
@@ -38,7 +39,8 @@ def alignment_scores(images: Fragments, captions: Fragments, scale: Tensor, memo
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (words, regions, scale))
     if keep:
         words, places = words.index_select(0, places), None  # (n, E), in the order of the captions' lengths
-    scores = _Alignment.apply(words, places, regions, scale, region_mask, lengths.tolist(), keep, memory)  # (C, B)
+    work = _Work(lengths.tolist(), keep, memory, kernels)
+    scores = _Alignment.apply(words, places, regions, scale, region_mask, work)  # (C, B)
     return scores[order.argsort()].T  # (B, C)
 
 
@@ -46,6 +48,15 @@ def _packed(mask: Tensor, order: Tensor) -> Tensor:
     """Where the real words stand among all C * W when captions are taken in `order`: (n,)."""
     places = torch.arange(mask.numel(), device=mask.device).view_as(mask)  # (C, W)
     return places[order][mask[order]]
+
+
+class _Work(NamedTuple):
+    """Words of each caption, whether a gradient will be asked for, and how to compute."""
+
+    lengths: list[int]
+    keep: bool
+    memory: int | None
+    kernels: bool
 
 
 class _Alignment(torch.autograd.Function):
@@ -58,12 +69,14 @@ class _Alignment(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
-    def forward(ctx, words, places, regions, scale, region_mask, lengths, keep, memory):
+    def forward(ctx, words, places, regions, scale, region_mask, work):
+        lengths, keep = work.lengths, work.keep
         dtype = torch.promote_types(words.dtype, torch.float32)  # what follows a bfloat16 product is float32
         scores = words.new_empty(len(lengths), len(regions), dtype=dtype)  # (C, B)
         tau = scale.item()
-        packed = cpu_kernel.available(words.device, dtype, tau)
-        size, scratch = tiles.budget(words.device, memory, packed), tiles.Scratch(words.device)
+        packed = work.kernels and cpu_kernel.available(words.device, dtype, tau)
+        fused = work.kernels and not keep and gpu_kernel.available(words.device, words.dtype)
+        size, scratch = tiles.budget(words.device, work.memory, packed), tiles.Scratch(words.device)
         step = len(regions) if keep else tiles.image_tile(regions.shape[1], len(regions), size)
         for start in range(0, len(regions), step):
             part = slice(start, start + step)
@@ -82,7 +95,7 @@ class _Alignment(torch.autograd.Function):
                 if packed:
                     cpu_kernel.pair_scores(S.to(dtype), block.lengths, tau, mask, out)
                 else:
-                    _block_scores(S, tau, block, mask, size, scratch, not keep, out)
+                    _block_scores(S, tau, block, mask, size, scratch, fused, out)
                 rows = S = None  # before the next product takes its memory
         if keep:
             ctx.save_for_backward(words, regions, region_mask)
@@ -119,7 +132,7 @@ class _Alignment(torch.autograd.Function):
         if product is not None:
             grad_words, grad_columns = tiles.product(product, columns.T), tiles.product(product.T, words.T)
         grad_regions = grad_columns.unflatten(0, (regions.shape[1], -1)).transpose(0, 1)  # (B, R, E)
-        return grad_words, None, grad_regions, grad_scale, None, None, None, None
+        return grad_words, None, grad_regions, grad_scale, None, None
 
 
 class _Masks(NamedTuple):
@@ -165,7 +178,7 @@ def _block_scores(
 ) -> None:
     """Scores (C, B) of a block S (rows, R, B) into `out`: in one GPU kernel where there is one, else tile by tile."""
     S = block.pad(S).unflatten(0, (-1, block.width))  # (C, W, R, B)
-    if fused and gpu_kernel.available(S.device, S.dtype):
+    if fused:
         out.copy_(gpu_kernel.pair_scores(S, scale, block.counts, mask))
         return
     for tile in block.tiles(S[0, 0].numel(), size.tile):

@@ -6,35 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from lib.checkpoint import ours, released
-from lib.checkpoint.content import Checkpoint, listed
-from lib.checkpoint.loading import check_complete, load_into, load_model
+from lib.checkpoint.content import Checkpoint
+from lib.checkpoint.loading import check_complete, load_for, load_model
 from lib.checkpoint.ours import save_checkpoint
-from lib.checkpoint.reading import read_file
-from lib.errors import InputError
+from lib.errors import InputError, listed
+from lib.pytorch_files import read_file
 
-__all__ = ["Checkpoint", "convert", "load_into", "load_model", "read_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "convert", "load_for", "load_model", "read_checkpoint", "save_checkpoint"]
 
 
-def read_checkpoint(path: str | Path, bert_config: dict[str, Any] | None = None) -> Checkpoint:
-    """Read a checkpoint of ours or a released ESL-H, ESL-A or VSE∞ file; which it is, its content tells.
+def read_checkpoint(path: str | Path, paths: dict[str, Any] | None = None) -> Checkpoint:
+    """Read a checkpoint of ours or a released ESL-H, ESL-A or VSE∞ file, told apart by its content.
 
-    `bert_config` (lib.model.bert_values of the configuration in --bert_path) adds to a released file what shapes don't
-    tell, the number of attention heads above all, if it fits the weights. Raises InputError for any other file; nothing
-    in a file is executed.
+    `paths` are the files of this machine by their flags: paths["bert_path"] adds to a released file what shapes don't
+    tell, the number of attention heads above all. Raises InputError for any other file; nothing in a file is executed.
     """
     path = Path(path)
     content = read_file(path)
     try:
-        return _interpret(content, path, bert_config)
+        return _interpret(content, path, paths or {})
     except RecursionError:
         raise InputError(f"{path}: holds values that contain themselves, expected a checkpoint") from None
 
 
-def _interpret(content: object, path: Path, bert_config: dict[str, Any] | None) -> Checkpoint:
+def _interpret(content: object, path: Path, paths: dict[str, Any]) -> Checkpoint:
     if ours.is_ours(content):
         return ours.read(content, path)
     if released.is_released(content):
-        return released.read(content, path, bert_config)
+        return released.read(content, path, paths)
     if isinstance(content, dict):
         found = f"a dict with {listed(list(content)) or 'nothing'}"
     else:
@@ -42,14 +41,14 @@ def _interpret(content: object, path: Path, bert_config: dict[str, Any] | None) 
     raise InputError(f"{path}: holds {found}, expected a checkpoint of this code or a released ESL or VSE∞ file")
 
 
-def convert(source: str | Path, target: str | Path, to: str, bert_config: dict[str, Any] | None = None) -> Checkpoint:
+def convert(source: str | Path, target: str | Path, to: str, paths: dict[str, Any] | None = None) -> Checkpoint:
     """Write the checkpoint `source` to `target` in the format `to` ("ours" or "released"); returns what was read.
 
     Weights stay the same bit for bit. Raises InputError unless `source` is complete.
     """
     if to not in ("ours", "released"):
         raise InputError(f"--to is '{to}', expected ours or released")
-    checkpoint = read_checkpoint(source, bert_config)
+    checkpoint = read_checkpoint(source, paths)
     check_complete(checkpoint)
     (ours if to == "ours" else released).write(target, checkpoint)
     return checkpoint

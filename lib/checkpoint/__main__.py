@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 
 from lib.checkpoint import convert, read_checkpoint
 from lib.checkpoint.content import Checkpoint
 from lib.checkpoint.loading import check_complete
 from lib.command_line import Parser, script
+from lib.encoders.bert import load_bert_config
 from lib.errors import InputError
-from lib.model import bert_values, load_bert_config
 
 _BERT_HELP = (
     "folder or hub name of a BERT configuration that fits the weights of a released file; it tells the number of "
@@ -35,15 +36,17 @@ def parser() -> argparse.ArgumentParser:
 @script
 def main(argv=None) -> None:
     args = parser().parse_args(argv)
-    bert_config = bert_values(load_bert_config(args.bert_path)) if args.bert_path else None
+    if args.bert_path:
+        load_bert_config(args.bert_path)  # says now what is wrong with it
+    paths = {"bert_path": args.bert_path}
     if args.command == "show":
-        checkpoint = read_checkpoint(args.source, bert_config)
+        checkpoint = read_checkpoint(args.source, paths)
         check_complete(checkpoint)
         print("\n".join(_lines(checkpoint)))
         return
     if os.path.realpath(args.source) == os.path.realpath(args.target):
         raise InputError(f"{args.target}: is IN as well; name another file for OUT")
-    checkpoint = convert(args.source, args.target, args.to, bert_config)
+    checkpoint = convert(args.source, args.target, args.to, paths)
     print(f"{args.source}: {checkpoint.description}")
     print(f"{args.target}: written in {'our format' if args.to == 'ours' else 'the released layout'}")
     if args.to == "released" and checkpoint.optimizer:
@@ -51,8 +54,8 @@ def main(argv=None) -> None:
 
 
 def _lines(checkpoint: Checkpoint) -> list[str]:
-    config = checkpoint.config.as_dict()
-    bert = config.pop("bert")
+    config = dataclasses.asdict(checkpoint.config)
+    parts = {part: config.pop(f"{part}_options") for part in ("similarity", "image", "text")}
     weights = sum(tensor.numel() for tensor in checkpoint.model.values())
     return [
         f"{checkpoint.path}: {checkpoint.description}",
@@ -60,7 +63,10 @@ def _lines(checkpoint: Checkpoint) -> list[str]:
         f"{'with' if checkpoint.optimizer else 'without'} optimizer",
         f"{weights:,} values in {len(checkpoint.model)} tensors, and {len(checkpoint.extras)} unused tensors",
         "model: " + ", ".join(f"{name} {value}" for name, value in config.items()),
-        "BERT: " + ", ".join(f"{name} {value}" for name, value in bert.items()),
+        *(
+            f"{part}: {', '.join(f'{name} {value}' for name, value in options.items())}"
+            for part, options in parts.items()
+        ),
         "settings: "
         + (
             ", ".join(f"{name} {value}" for name, value in sorted(checkpoint.settings.items()) if value != "") or "none"

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from lib.config import ModelConfig
-from lib.errors import InputError
-
-NAMES = {"esl_a": "ESL-A", "esl_h": "ESL-H", "vse_infty": "VSE∞"}
+from lib.errors import InputError, shown
+from lib.model import describe
 
 
 @dataclasses.dataclass
@@ -36,11 +35,9 @@ class Checkpoint:
 
     @property
     def description(self) -> str:
-        """What it is, in a few words: "released ESL-A, region features, embed_size 512"."""
-        config = self.config
-        images = f"grid features ({config.backbone_source})" if config.grid else "region features"
-        name = f"{'released ' if self.origin == 'released' else ''}{NAMES[config.similarity]}"
-        return f"{name}, {images}, embed_size {config.embed_size}"
+        """What it is, in a few words: "released ESL-A, region features, BERT, embed_size 512"."""
+        origin = f"{self.origin} " if self.origin != "ours" else ""
+        return f"{origin}{describe(self.config)}, embed_size {self.config.embed_size}"
 
 
 def dense_tensors(values: Any, where: str) -> dict[str, Tensor]:
@@ -52,14 +49,3 @@ def dense_tensors(values: Any, where: str) -> dict[str, Tensor]:
         if not isinstance(key, str) or not plain or value.is_quantized:
             raise InputError(f"{where} holds '{shown(key)}', which is no ordinary tensor; expected a state dict")
     return {key: value.detach() for key, value in values.items()}
-
-
-def shown(value: Any, most: int = 80) -> str:
-    """A value from a file for a message: its beginning, on one line."""
-    text = "".join(character if character.isprintable() else "?" for character in str(value)[: most + 1])
-    return text if len(text) <= most else text[:most] + "…"
-
-
-def listed(names: list, most: int = 4) -> str:
-    """The first few of many names from a file: "a, b, c, d, …"."""
-    return ", ".join(map(shown, names[:most])) + (", …" if len(names) > most else "")

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from transformers import BertConfig
 
-from lib.checkpoint.content import listed, shown
-from lib.config import AGGREGATIONS, ModelConfig
-from lib.errors import InputError
-from lib.model import bert_values
+from lib.config import ModelConfig
+from lib.encoders.bert import bert_values
+from lib.errors import InputError, listed, shown
+from lib.model import complete
+from lib.similarity.aggregators import AGGREGATIONS
 
 BERT_HEAD_SIZE = 64  # of every BERT release
 _BERT = "text_encoder.bert."
@@ -66,25 +67,25 @@ def derived_config(
             raise InputError(f"{weights.path}: {said}; the file was altered")
         return found
 
-    values = {
-        "similarity": similarity,
-        "embed_size": agreed("embed_size", weights.size("text_encoder.linear.weight", 0)),
-        "precomp_enc_type": agreed("precomp_enc_type", "backbone" if grid else "basic"),
-        "no_imgnorm": bool(stated.get("no_imgnorm")),
-        "no_txtnorm": bool(stated.get("no_txtnorm")),
-        "bert": derived_bert(weights, bert_config),
-    }
-    if grid:
-        values["backbone_source"] = _backbone_source(weights, stated.get("backbone_source"))
-        values["input_scale_factor"] = stated.get("input_scale_factor") or 1.0
-    else:
-        values["img_dim"] = agreed("img_dim", weights.size("image_encoder.fc.weight", 1))
+    head = {"no_imgnorm": bool(stated.get("no_imgnorm")), "no_txtnorm": bool(stated.get("no_txtnorm"))}
     if similarity == "esl_h":
-        values["kernel_size"] = agreed("kernel_size", weights.size("similarity.image_aggregator.weights.0", 2))
+        head["kernel_size"] = agreed("kernel_size", weights.size("similarity.image_aggregator.weights.0", 2))
     elif similarity == "esl_a":
-        values["kernel_size"] = _kernel_size(weights, stated.get("kernel_size"))
+        head["kernel_size"] = _kernel_size(weights, stated.get("kernel_size"))
+    agreed("precomp_enc_type", "backbone" if grid else "basic")
+    if grid:
+        images = {
+            "backbone_source": _backbone_source(weights, stated.get("backbone_source")),
+            "input_scale_factor": stated.get("input_scale_factor") or 1.0,
+        }
+    else:
+        images = {"img_dim": agreed("img_dim", weights.size("image_encoder.fc.weight", 1))}
     try:
-        return ModelConfig(**values)
+        return complete(ModelConfig(
+            similarity, "grid" if grid else "regions", "bert",
+            agreed("embed_size", weights.size("text_encoder.linear.weight", 0)),
+            head, images, derived_bert(weights, bert_config),
+        ))  # fmt: skip
     except (InputError, TypeError) as error:
         raise InputError(f"{weights.path}: {shown(error, 400)}") from None
 

@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lib.checkpoint.content import NAMES, Checkpoint, dense_tensors, listed, shown
+from lib.checkpoint.content import Checkpoint, dense_tensors
 from lib.checkpoint.deriving import Weights, derived_config
-from lib.checkpoint.ours import plain, write_content
-from lib.errors import InputError
+from lib.checkpoint.ours import plain_tensors, write_content
+from lib.config import ModelConfig
+from lib.encoders.bert import local_bert_values
+from lib.errors import InputError, listed, shown
+from lib.similarity import HEADS
 
 IMG, TXT, SIM = PARTS = ("img_enc", "txt_enc", "sim_vec")
 
@@ -108,7 +111,8 @@ _OPT_DEFAULTS = {
     "word_dim": 300, "grad_clip": 2.0, "learning_rate": 5e-4, "lr_update": 15, "optim": "adam", "workers": 4,
     "log_step": 200, "val_step": 500, "logger_name": "", "model_name": "", "resume": "", "max_violation": True,
     "backbone_path": "", "vse_mean_warmup_epochs": 1, "reset_start_epoch": False, "backbone_warmup_epochs": 5,
-    "embedding_warmup_epochs": 2, "backbone_lr_factor": 0.01,
+    "embedding_warmup_epochs": 2, "backbone_lr_factor": 0.01, "img_dim": 2048, "kernel_size": 2,
+    "backbone_source": "detector", "input_scale_factor": 1.0,
 }  # fmt: skip
 
 
@@ -137,8 +141,12 @@ def _applying(rows: tuple, similarity: str, grid: bool) -> list:
     return [row for row in rows if set(row.where.split()) <= traits]
 
 
-def released_name(key: str, similarity: str, grid: bool) -> str:
+def released_name(key: str, config: ModelConfig) -> str:
     """What one of our keys is called in a released file: "sim_vec: sims.calculator_1.masks_0.weight"."""
+    return _released_name(key, config.similarity, config.image_encoder == "grid")
+
+
+def _released_name(key: str, similarity: str, grid: bool) -> str:
     for rule in _applying(RULES, similarity, grid):
         if name := _rename(key, rule.ours, rule.released):
             return f"{rule.part}: {name}"
@@ -149,19 +157,21 @@ def is_released(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("model"), list | tuple)
 
 
-def read(content: dict[str, Any], path: Path, bert_config: dict[str, Any] | None = None) -> Checkpoint:
+def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoint:
     """The Checkpoint of a released file; what it is, is told by its keys, its sizes by the shapes of its weights.
 
-    Raises InputError that names the keys which belong to no such model, and where `opt` contradicts the weights.
+    What shapes don't tell of BERT comes from the folder paths["bert_path"] where it fits. Raises InputError that names
+    the keys which belong to no such model, and where `opt` contradicts the weights.
     """
     parts = _parts(content["model"], path)
     similarity, grid = _kind(parts, path)
     model, extras = _our_weights(parts, similarity, grid, path)
     opt = content.get("opt")
     settings = vars(opt) if isinstance(opt, argparse.Namespace) else opt if isinstance(opt, dict) else {}
-    settings = {str(name): plain(value) for name, value in settings.items()}
-    named = functools.partial(released_name, similarity=similarity, grid=grid)
-    config = derived_config(Weights(model, path, named), similarity, grid, settings, bert_config)
+    settings = {str(name): plain_tensors(value) for name, value in settings.items()}
+    named = functools.partial(_released_name, similarity=similarity, grid=grid)
+    bert = local_bert_values(paths.get("bert_path"))
+    config = derived_config(Weights(model, path, named), similarity, grid, settings, bert)
     return Checkpoint(
         config=config,
         model=model,
@@ -239,7 +249,7 @@ def _our_weights(
             else:
                 unknown.append(f"{part}: {key}")
     if unknown:
-        what = f"{NAMES[similarity]} with {'grid' if grid else 'region'} features"
+        what = f"{HEADS[similarity].label} with {'grid' if grid else 'region'} features"
         raise InputError(f"{path}: {len(unknown)} left over (a file of {what} has no such key): {listed(unknown)}")
     return model, extras
 
@@ -267,7 +277,7 @@ def write(path: str | Path, checkpoint: Checkpoint) -> None:
     Tensors that only released files hold are those that were read, else the initial values of the original code.
     """
     config = checkpoint.config
-    kind = config.similarity, config.grid
+    kind = config.similarity, config.image_encoder == "grid"
     parts = {part: OrderedDict() for part in (PARTS[:2] if config.similarity == "vse_infty" else PARTS)}
     rules = _applying(RULES, *kind)
     for key, tensor in checkpoint.model.items():
@@ -276,7 +286,7 @@ def write(path: str | Path, checkpoint: Checkpoint) -> None:
         if rule is None:
             raise InputError(f"{path}: the released layout has no place for {key}")
         parts[rule.part][name] = tensor.reshape((1,) * rule.ones + tuple(tensor.shape))
-    if config.grid:
+    if kind[1]:
         for used in list(parts[IMG]):
             for repeated, pattern in TWINS:
                 if name := _rename(used, pattern, repeated):
@@ -287,12 +297,10 @@ def write(path: str | Path, checkpoint: Checkpoint) -> None:
     for name, tensor in checkpoint.extras.items():
         part, _, key = name.partition(".")
         if part not in parts:
-            raise InputError(
-                f"{checkpoint.path}: released_extras holds {shown(name)}, expected {', '.join(parts)} in front"
-            )
+            raise InputError(f"{checkpoint.path}: extras holds {shown(name)}, expected {', '.join(parts)} in front")
         parts[part][key] = tensor
     state_dicts = [
-        OrderedDict((f"module.{key}", plain(value)) for key, value in part.items()) for part in parts.values()
+        OrderedDict((f"module.{key}", plain_tensors(value)) for key, value in part.items()) for part in parts.values()
     ]
     write_content(path, {
         "epoch": checkpoint.epoch,
@@ -305,9 +313,17 @@ def write(path: str | Path, checkpoint: Checkpoint) -> None:
 
 def _opt(checkpoint: Checkpoint) -> dict[str, Any]:
     """`opt` as it was read, or for a model of ours whatever the original code asks for."""
-    settings = plain(checkpoint.settings)
+    settings = plain_tensors(checkpoint.settings)
     if checkpoint.extras and settings:  # came from a released file, whose opt was enough for the original code
         return settings
-    config = checkpoint.config.as_dict()
-    vocabulary = config.pop("bert").get("vocab_size")
-    return {**_OPT_DEFAULTS, "vocab_size": vocabulary, **settings, **config}
+    config = checkpoint.config
+    grid = config.image_encoder == "grid"
+    flags = {
+        "similarity": config.similarity,
+        "embed_size": config.embed_size,
+        "precomp_enc_type": "backbone" if grid else "basic",
+        "vocab_size": config.text_options.get("vocab_size"),
+        **config.similarity_options,
+        **config.image_options,
+    }
+    return {**_OPT_DEFAULTS, **settings, **flags}

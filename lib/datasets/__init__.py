@@ -22,7 +22,7 @@ class DataSet:
     splits: tuple[str, ...] = ("train", "dev", "test")
     evaluated: str = "test"  # the split that eval.py takes by default
     folds: dict[str, int] = field(default_factory=dict)  # split -> diagonal folds, reported beside the whole
-    protocols: tuple[str, ...] = ()  # of lib.evaluation.PROTOCOLS, on the whole split `evaluated`
+    protocols: tuple[str, ...] = ()  # of lib.evaluation.protocols, on the whole split `evaluated`
     captions_per_image: int = 1  # where neither an ids file nor the number of feature rows tells
     dev_captions: int | None = None  # `dev` is cut to these
     published: bool = False  # whether published figures may stand beside measured ones

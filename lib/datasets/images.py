@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from lib.errors import InputError
 
@@ -98,6 +99,19 @@ class ImageFolder:
                 "the ids and the mapping must come from the same data set"
             )
         return _check_names(self.folder, [self.names[image_id] for image_id in ids])
+
+
+class RawImages:
+    """The images of a split as the encoder takes them, float32 (3, S, S): decoded, then `transform(image, rng)`."""
+
+    def __init__(self, folder: ImageFolder, transform: Callable[[np.ndarray, np.random.Generator | None], Tensor]):
+        self.folder, self.transform = folder, transform
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+    def __call__(self, image: int, rng: np.random.Generator | None = None) -> Tensor:
+        return self.transform(self.folder.read(image), rng)
 
 
 def check_image_list(folder: str | Path, image_list: str | Path) -> int:

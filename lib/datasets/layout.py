@@ -86,14 +86,6 @@ def read_id_mapping(data_path: str | Path) -> dict[str, str]:
     return mapping
 
 
-def cxc_folder(data_path: str | Path) -> Path:
-    """The folder `cxc_annots` of the Crisscrossed Captions annotations. Raises InputError when it is missing."""
-    folder = Path(data_path) / "cxc_annots"
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; CxC needs its annotations there (JSON files or the official CSVs)")
-    return folder
-
-
 def _present(folder: Path) -> str:
     splits = sorted(path.name.removesuffix("_caps.txt") for path in folder.glob("*_caps.txt"))
     if splits:

@@ -14,71 +14,35 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from lib.datasets.captions import TokenizedCaptions, pad_tokens
-from lib.datasets.splits import Split
+from lib.datasets.captions import TokenisedCaptions, pad_tokens
+from lib.datasets.inputs import Inputs
 from lib.errors import InputError
-from lib.fragments import Fragments
-
-SIZE_AUGMENT = 0.2  # probability that a region is dropped while training
+from lib.fragments import Fragments, Tokens
 
 
 class TrainBatch(NamedTuple):
     """A batch of matching pairs: image b belongs to caption b."""
 
     images: Fragments | Tensor  # regions in the dtype of their file, or raw images (B, 3, H, W)
-    captions: Tensor  # (B, W) token ids, 0 = [PAD]
+    captions: Tokens  # (B, W)
     indices: Tensor  # (B,) the captions' places in the split
 
 
-class RegionTrainSet(Dataset):
-    """One sample per caption: its noisy tokens and its image's regions, each dropped with probability `size_augment`.
+class Pairs(Dataset):
+    """One sample per caption of a split: its augmented image and its noisy tokens. Keys are (epoch, caption index)."""
 
-    Dropping is a mask; an image that would lose all its regions keeps them. Keys are (epoch, caption index).
-    """
-
-    def __init__(self, split: Split, tokenized: TokenizedCaptions, seed: int, size_augment: float = SIZE_AUGMENT):
-        self.features, self.tokenized = split.features, tokenized
-        self.row_of_caption = split.rows[split.image_of_caption]  # (C,)
-        self.seed, self.size_augment = seed, size_augment
-
-    def __len__(self) -> int:
-        return len(self.row_of_caption)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Fragments, np.ndarray, int]:
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        tokens = self.tokenized.noisy_ids(index, rng)  # (W)
-        features, real = self.features.row(self.row_of_caption[index])  # (R, D), (R)
-        kept = real & (rng.random(len(real)) >= self.size_augment)
-        mask = kept if kept.any() else real
-        return Fragments(torch.from_numpy(features), torch.from_numpy(mask)), tokens, index
-
-
-class ImageTrainSet(Dataset):
-    """One sample per caption: its noisy tokens and its raw image. Keys are (epoch, caption index).
-
-    `load_image(image, rng)` gives image number `image` of the split as a tensor (3, H, W), augmented by draws from
-    `rng`.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        tokenized: TokenizedCaptions,
-        load_image: Callable[[int, np.random.Generator], Tensor],
-        seed: int = 0,
-    ):
-        self.tokenized, self.load_image, self.seed = tokenized, load_image, seed
-        self.image_of_caption = split.image_of_caption
+    def __init__(self, inputs: Inputs, seed: int):
+        self.images, self.captions, self.seed = inputs.images, inputs.captions, seed
+        self.image_of_caption = inputs.split.image_of_caption
 
     def __len__(self) -> int:
         return len(self.image_of_caption)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, np.ndarray, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Fragments | Tensor, np.ndarray, int]:
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        tokens = self.tokenized.noisy_ids(index, rng)  # (W)
-        return self.load_image(int(self.image_of_caption[index]), rng), tokens, index
+        tokens = self.captions.noisy_ids(index, rng)  # (W)
+        return self.images(int(self.image_of_caption[index]), rng), tokens, index
 
 
 class EpochSampler(Sampler):
@@ -150,17 +114,17 @@ class _GuardedCollate:
         return samples if isinstance(samples, InputError) else self.collate(samples)
 
 
-def train_loader(dataset: Dataset, batch_size: int, seed: int, workers: int = 0, pin_memory: bool = False) -> Loader:
-    """Training batches (TrainBatch) of a RegionTrainSet or ImageTrainSet; workers stay alive between epochs.
+def train_loader(inputs: Inputs, batch_size: int, seed: int, workers: int = 0, pin_memory: bool = False) -> Loader:
+    """Training batches (TrainBatch) of a split; workers stay alive between epochs.
 
     Call `loader.batch_sampler.set_epoch(epoch)` before each epoch. Bad data raises InputError while iterating.
     """
-    sampler = EpochSampler(len(dataset), batch_size, seed)
+    pairs = Pairs(inputs, seed)
     return Loader(
-        dataset,
+        pairs,
         _collate_pairs,
         workers,
-        batch_sampler=sampler,
+        batch_sampler=EpochSampler(len(pairs), batch_size, seed),
         pin_memory=pin_memory and torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
@@ -178,54 +142,36 @@ def _stack(images: tuple) -> Fragments | Tensor:
     return default_collate(images)  # (B, 3, H, W), in a worker straight into shared memory
 
 
-class _RegionImages(Dataset):
-    def __init__(self, split: Split):
-        self.features, self.rows = split.features, split.rows
+class _InOrder(Dataset):
+    """The images of a split without augmentation."""
+
+    def __init__(self, images: Callable):
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.images)
 
-    def __getitem__(self, image: int) -> Fragments:
-        features, mask = self.features.row(self.rows[image])
-        return Fragments(torch.from_numpy(features), torch.from_numpy(mask))
-
-
-class _RawImages(Dataset):
-    def __init__(self, split: Split, load_image: Callable[[int, None], Tensor]):
-        self.n_images, self.load_image = split.n_images, load_image
-
-    def __len__(self) -> int:
-        return self.n_images
-
-    def __getitem__(self, image: int) -> Tensor:
-        return self.load_image(image, None)
+    def __getitem__(self, image: int) -> Fragments | Tensor:
+        return self.images(image)
 
 
-def image_batches(
-    split: Split,
-    batch_size: int,
-    workers: int = 0,
-    load_image: Callable[[int, None], Tensor] | None = None,
-    pin_memory: bool = False,
-) -> Loader:
-    """Each image of a split once, in order: Fragments (B, R, D) of its regions, or, with `load_image`, raw images
-    (B, 3, H, W) as `load_image(image, None)` gives them. `len()` is the number of batches.
+def image_batches(images: Callable, batch_size: int, workers: int = 0, pin_memory: bool = False) -> Loader:
+    """Each image once, in order and not augmented: Fragments (B, R, D) or raw images (B, 3, H, W)."""
+    pin_memory = pin_memory and torch.cuda.is_available()
+    return Loader(_InOrder(images), _stack, workers, batch_size=batch_size, pin_memory=pin_memory)
+
+
+def caption_batches(captions: TokenisedCaptions, tokens_per_batch: int) -> list[tuple[Tensor, Tokens]]:
+    """All captions without noise as (indices (C,), Tokens (C, W)), longest first, so that padding is rare.
+
+    A batch holds at most `tokens_per_batch` tokens, padding included, and at least one caption.
     """
-    images = _RegionImages(split) if load_image is None else _RawImages(split, load_image)
-    return Loader(images, _stack, workers, batch_size=batch_size, pin_memory=pin_memory and torch.cuda.is_available())
-
-
-def caption_batches(tokenized: TokenizedCaptions, tokens_per_batch: int) -> list[tuple[Tensor, Tensor]]:
-    """All captions without noise as (indices (C,), token ids (C, W)), longest first, so that padding is rare.
-
-    A batch holds at most `tokens_per_batch` ids, padding included, and at least one caption.
-    """
-    lengths = tokenized.lengths
+    lengths = captions.lengths
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
         stop = start + max(1, tokens_per_batch // int(lengths[order[start]]))
         indices = order[start:stop]
-        batches.append((torch.from_numpy(indices), pad_tokens([tokenized.ids(index) for index in indices])))
+        batches.append((torch.from_numpy(indices), pad_tokens([captions.ids(index) for index in indices])))
         start = stop
     return batches

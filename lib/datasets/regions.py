@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
 
 from lib.errors import InputError
+from lib.fragments import Fragments
 
+SIZE_AUGMENT = 0.2  # probability that a region is dropped while training
 MARGIN = 2 << 20  # bytes around a row that the kernel may have mapped along with it
 
 
@@ -86,6 +89,26 @@ class RegionFeatures:
         if hasattr(mmap, advice):
             start = max(0, start) // mmap.PAGESIZE * mmap.PAGESIZE
             self._map.madvise(getattr(mmap, advice), start, min(stop, len(self._map)) - start)
+
+
+class RegionImages:
+    """The images of a split as regions: image i is row `rows[i]` of the features, Fragments of (R, D) and (R,).
+
+    With a random generator each region is dropped with probability 0.2; an image that would lose all keeps them.
+    """
+
+    def __init__(self, features: RegionFeatures, rows: np.ndarray):
+        self.features, self.rows = features, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __call__(self, image: int, rng: np.random.Generator | None = None) -> Fragments:
+        features, mask = self.features.row(self.rows[image])  # (R, D), (R,)
+        if rng is not None:
+            kept = mask & (rng.random(len(mask)) >= SIZE_AUGMENT)
+            mask = kept if kept.any() else mask
+        return Fragments(torch.from_numpy(features), torch.from_numpy(mask))
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, int, int], np.dtype]:

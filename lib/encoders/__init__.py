@@ -26,9 +26,7 @@ IMAGE_ENCODERS = {
                 "grid: BUTD ResNet-101, WSL ResNeXt-101, ImageNet ResNet-152, or a tiny random one for trying things",
                 choices=SOURCES,
             ),
-            "input_scale_factor": Option(
-                1.0, "grid: images are resized to squares of 256 * X pixels", positive(float)
-            ),
+            "input_scale_factor": Option(1.0, "grid: images are resized to squares of 256 * X pixels", positive(float)),
         },
         check_grid,
         transform=grid_transform,

@@ -25,8 +25,8 @@ BUCKET_TOKENS = {"cpu": 512, "cuda": 4096}  # tokens that keep the device busy; 
 MOST_BUCKETS = 8
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 FIELDS = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", *DROPOUT,
-    "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    *DROPOUT, "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from lib.fragments import Fragments, Tokens
 
 
 class ImageEncoder(nn.Module):
-    """Encodes images: region features as Fragments (B, R, img_dim), or raw images (B, 3, H, W), to Fragments (B, R, D)."""
+    """Encodes region features, Fragments (B, R, img_dim), or raw images (B, 3, H, W) to Fragments (B, R, D)."""
 
     whole_batch = False  # True where an image's encoding depends on the others of its batch, which is then never split
 

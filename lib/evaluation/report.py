@@ -1,7 +1,7 @@
 """Which protocols a matrix is evaluated under, and the text tables of their figures.
 
 A row is a result with a label that names its protocol, such as "COCO 1K fold 1", "COCO 1K mean", "COCO 5K" or
-"Flickr30K 1K". A part of a data set is labelled as such: "COCO (first 500 images)".
+"Flickr30K 1K". A part of a data set is labelled as such: "COCO (first 500 images)"; one's own data by its own name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from lib.evaluation.cxc import Correlation, TaskRecalls
 from lib.evaluation.metrics import Recalls, Retrieval, folds, mean_retrieval, retrieval_metrics
 from lib.evaluation.published import PUBLISHED_CXC, published
 
-DATASETS = {"coco": "COCO", "f30k": "Flickr30K"}
 FIGURES = ("R@1", "R@5", "R@10", "MedR", "MeanR")
 CXC_TASKS = {"i2t": "I2T", "t2i": "T2I", "t2t": "T2T", "i2i": "I2I"}
 CORRELATIONS = {"sts": "STS", "sis": "SIS", "sits": "SITS"}
@@ -34,42 +33,41 @@ class Row(NamedTuple):
 
 
 class ModelResult(NamedTuple):
-    """What a model reached; `similarity` and `encoder` ("region" or the grid's backbone) find its published figures."""
+    """What a model reached; `model` says what it is, as published figures are looked up (None: look up none)."""
 
     name: str
     rows: Sequence[Row]
-    similarity: str | None = None
-    encoder: str | None = None
+    model: str | None = None
 
 
 def evaluate_matrix(
-    dataset: str,
+    data,
     scores: np.ndarray | Sequence[np.ndarray],
     image_of_caption: np.ndarray | None = None,
     split: str | None = None,
     limit: int | None = None,
 ) -> list[Row]:
-    """The rows of a data set's protocols for a matrix (N, C), or for the matrices of five folds.
+    """The rows of a data set's split for a matrix (N, C), or for the matrices of its folds.
 
-    COCO's `testall` (split None counts as it) gives five folds of a fifth of the images, their mean, and the whole; all
-    else the whole alone. `limit` says that only the first images of the split were scored. Raises InputError as `ranks`
-    does.
+    `data` is the data set's row (lib.datasets.DataSet), split None counts as the one that it evaluates. Where a split
+    has folds, each is a row, then their mean, then the whole. `limit` says that only the first images of the split were
+    scored. Raises InputError as `ranks` does.
     """
-    name = DATASETS.get(dataset, dataset)
     if not isinstance(scores, np.ndarray):
         sizes = {len(fold) for fold in scores}
         if len(sizes) > 1:
             raise InputError(f"folds of {', '.join(map(str, sorted(sizes)))} images; expected equal numbers of images")
         parts = [retrieval_metrics(fold) for fold in scores]
-        return _fold_rows(name, sizes.pop(), parts, mean_retrieval(parts))
-    n_images = len(scores)
+        return _fold_rows(data.label, sizes.pop(), parts, mean_retrieval(parts))
+    split, n_images = split or data.evaluated, len(scores)
+    n_folds = 0 if limit else data.folds.get(split, 0)
     rows = []
-    if dataset == "coco" and split in (None, "testall") and not limit and n_images % 5 == 0:
-        rows = _fold_rows(name, n_images // 5, *folds(scores, image_of_caption))
-    if split not in (None, "testall" if dataset == "coco" else "test"):
-        name = f"{name} {split}"
-    # "COCO 1K" would read as the mean of five folds, so a testall of another size than COCO's says its number of images
-    size = f"{n_images} images" if rows and n_images != 5000 else _size(n_images)
+    if n_folds and n_images % n_folds == 0:
+        rows = _fold_rows(data.label, n_images // n_folds, *folds(scores, image_of_caption, n_folds))
+    name = data.label if split == data.evaluated else f"{data.label} {split}"
+    # "COCO 1K" would read as the mean of folds, so a whole beside small folds says its number of images
+    small = rows and n_images // n_folds % 1000
+    size = f"{n_images} images" if small else _size(n_images)
     label = f"{name} (first {n_images} images)" if limit else f"{name} {size}"
     return [*rows, Row(label, retrieval_metrics(scores, image_of_caption))]
 
@@ -104,11 +102,11 @@ def format_summary(models: Iterable[ModelResult]) -> str:
         for model in models:
             measured = [row for row in model.rows if row.label == label]
             rows += [(f"{label}  {model.name}", _figures(row.result)) for row in measured]
-            known = published(model.similarity, model.encoder, label)
+            known = published(model.model, label)
             if measured and known:
                 i2t, t2i = (known.recalls[:3], known.recalls[3:]) if known.recalls else ((None,) * 3, (None,) * 3)
                 figures = [[*i2t, None, None], [*t2i, None, None], [known.rsum]]
-                rows.append((f"{label}  {known.name}, published", figures))
+                rows.append((f"{label}  {known.model}, published", figures))
     return _table(["image to text", "text to image", ""], [list(FIGURES), list(FIGURES), ["RSUM"]], rows)
 
 
@@ -170,4 +168,4 @@ def _cell(value) -> str:
 
 def has_published(models: Iterable[ModelResult]) -> bool:
     """Whether `format_summary` has a published figure to show beside a measured one."""
-    return any(published(m.similarity, m.encoder, row.label) for m in models for row in m.rows)
+    return any(published(model.model, row.label) for model in models for row in model.rows)

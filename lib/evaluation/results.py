@@ -36,22 +36,9 @@ def save_results(path: str | Path, scores: np.ndarray, info: dict) -> None:
             np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, len(scores), BLOCK_ROWS):
                 np.ascontiguousarray(scores[start : start + BLOCK_ROWS], "<f4").tofile(file)
-        write_json(path.with_suffix(".json"), plain(info))
+        write_json(path.with_suffix(".json"), info)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-def plain(value):
-    """`value` with numpy numbers and arrays, tuples, paths and objects that have `as_dict` made fit for JSON."""
-    if hasattr(value, "as_dict"):
-        value = value.as_dict()
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return str(value) if isinstance(value, Path) else value
 
 
 def checkpoint_hash(path: str | Path) -> str:

@@ -1,118 +1,117 @@
 """Encode a split once and score all its pairs: each image and each caption passes through the network one time.
 
-Letters: N images, C captions, R regions, W word pieces, E size of a prepared fragment.
+Letters: N images, C captions, R fragments of a prepared image, K size of a prepared fragment, E of a vector.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib.alignment import cpu_kernel, tiles
+from lib.datasets.inputs import Inputs
+from lib.datasets.loaders import caption_batches, image_batches
 from lib.errors import InputError
 from lib.fragments import Fragments
 from lib.parallel import Runner
 
-PRECISIONS = ("float32", "tf32", "bf16")
+TOKENS_PER_CAPTION = 16  # a caption batch holds about as many tokens as batch_size captions of this length
 
 
 @dataclasses.dataclass
-class Encoded:
-    """Prepared items in chunks; `where` says which rows or columns of the matrix a chunk's items are."""
+class SplitScores:
+    """Scores (N, C) of a split, and one vector per item where they were asked for: (N, E), (C, E)."""
 
-    chunks: list[Fragments]
-    where: list[Tensor]
-    vectors: np.ndarray | None  # (N, E) one per item, where asked for
-
-    @property
-    def count(self) -> int:
-        return sum(len(items) for items in self.where)
+    matrix: np.ndarray
+    image_vectors: np.ndarray | None = None
+    caption_vectors: np.ndarray | None = None
 
 
 @torch.inference_mode()
-def encode_images(runner: Runner, batches: Iterable, count: int, vectors=False, precision="float32") -> Encoded:
-    """Encode and prepare images in order; `batches` yields Fragments or image tensors. A tqdm bar counts them."""
-    head = runner.model.similarity
-    pooled = []
+def score_split(
+    runner: Runner, inputs: Inputs, batch_size: int = 128, workers: int = 0, vectors: bool = False
+) -> SplitScores:
+    """Score all images of a split with all its captions; the model is left in the mode it was in."""
+    training = runner.model.training
+    runner.model.eval()
+    try:
+        images = image_batches(inputs.images, batch_size, workers, runner.device.type == "cuda")
+        tiles, image_vectors = _encode_images(runner, images, len(inputs.images), vectors)
+        captions = caption_batches(inputs.captions, batch_size * TOKENS_PER_CAPTION)
+        prepared, caption_vectors = _encode_captions(runner, captions, len(inputs.captions), vectors)
+        return SplitScores(_matrix(runner, tiles, prepared), image_vectors, caption_vectors)
+    finally:
+        runner.model.train(training)
 
-    def prepared():
+
+def _encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool):
+    """The prepared images in order, in tiles, and their vectors (N, E)."""
+    found = []
+
+    def prepared() -> Iterator[Fragments]:
         for batch in batches:
-            with _autocast(runner.device, precision):
-                encoded = _float(runner.encode_images(batch.to(runner.device, non_blocking=True)))
+            encoded = runner.encode_images(batch.to(runner.device, non_blocking=True))
             if vectors:
-                pooled.append(head.embed_images(encoded).float().cpu())
-            bar.update(len(encoded.mask))
-            yield _product_dtype(head.prepare_images(encoded), precision)
+                found.append(runner.model.similarity.embed_images(encoded).float().cpu())
+            bar.update(encoded.count)
+            yield runner.prepare_images(encoded)
 
     with _Progress(count, "encode images", "images") as bar:
-        chunks = list(_image_tiles(prepared(), count, len(runner.devices)))
-    stops = np.cumsum([0, *(len(chunk.mask) for chunk in chunks)])
-    if stops[-1] != count:
-        raise InputError(f"{stops[-1]} images were read where {count} were expected; check the features and ids files")
-    where = [torch.arange(start, stop) for start, stop in zip(stops, stops[1:], strict=False)]
-    return Encoded(chunks, where, torch.cat(pooled).numpy() if vectors else None)
+        tiles = list(_tiles(prepared(), count, runner))
+    read = sum(tile.count for tile in tiles)
+    if read != count:
+        raise InputError(f"{read} images were read where {count} were expected; check the features and ids files")
+    return tiles, torch.cat(found).numpy() if vectors else None
 
 
-@torch.inference_mode()
-def encode_captions(runner: Runner, batches: Iterable, count: int, vectors=False, precision="float32") -> Encoded:
-    """Encode and prepare captions; `batches` yields (caption indices, token ids (C, W)) sorted by length."""
-    head = runner.model.similarity
-    chunks, columns, pooled = [], [], []
+def _encode_captions(runner: Runner, batches: Iterable, count: int, vectors: bool):
+    """The prepared captions of each batch with their columns of the matrix, and their vectors (C, E) in order."""
+    prepared, found = [], []
     with _Progress(count, "encode captions", "captions") as bar:
-        for indices, token_ids in batches:
-            with _autocast(runner.device, precision):
-                encoded = _float(runner.encode_captions(token_ids.to(runner.device, non_blocking=True)))
-            chunks.append(_product_dtype(head.prepare_captions(encoded), precision))
+        for columns, tokens in batches:
+            encoded = runner.encode_captions(tokens.to(runner.device, non_blocking=True))
+            prepared.append((columns, runner.prepare_captions(encoded)))
             if vectors:
-                pooled.append(head.embed_captions(encoded).float().cpu())
-            columns.append(torch.as_tensor(indices))
-            bar.update(len(indices))
-    ordered = None
-    if vectors:
-        ordered = torch.empty(count, pooled[0].shape[1])
-        ordered[torch.cat(columns)] = torch.cat(pooled)
-        ordered = ordered.numpy()
-    return Encoded(chunks, columns, ordered)
+                found.append(runner.model.similarity.embed_captions(encoded).float().cpu())
+            bar.update(len(columns))
+    if not vectors:
+        return prepared, None
+    ordered = torch.empty(count, found[0].shape[1])
+    ordered[torch.cat([columns for columns, _ in prepared])] = torch.cat(found)
+    return prepared, ordered.numpy()
 
 
-@torch.inference_mode()
-def similarity_matrix(runner: Runner, images: Encoded, captions: Encoded, memory_mb: int | None = None) -> np.ndarray:
-    """Scores float32 (N, C) of all pairs, tile by tile; several GPUs share the images."""
-    matrix = torch.empty(images.count, captions.count)
-    heads = [runner.model.similarity]
-    heads += [copy.deepcopy(heads[0]).to(device) for device in runner.devices[1:]]
-    for head in heads:
-        head.score_memory = memory_mb * (1 << 20) if memory_mb else None
-    shares = np.array_split(np.arange(len(images.chunks)), len(heads))  # of the image tiles, one for each device
+def _matrix(runner: Runner, tiles: list[Fragments], captions: list[tuple[Tensor, Fragments]]) -> np.ndarray:
+    """Scores float32 (N, C) of all pairs, tile by tile; several GPUs share the tiles."""
+    starts = np.cumsum([0, *(tile.count for tile in tiles)]).tolist()
+    matrix = torch.empty(starts[-1], sum(len(columns) for columns, _ in captions))
+    heads = runner.heads()
+    shares = np.array_split(np.arange(len(tiles)), len(heads))
 
     @torch.inference_mode()
     def score_share(head, device: torch.device, share: np.ndarray) -> None:
         if not len(share):
             return
-        rows = slice(int(images.where[share[0]][0]), int(images.where[share[-1]][-1]) + 1)
-        part = matrix[rows]
+        part = whole = matrix[starts[share[0]] : starts[share[-1] + 1]]
         if device.type != "cpu":  # on a GPU the scores are gathered there and copied once
-            part = torch.empty(part.shape, device=device)
-        own = [images.chunks[index].to(device) for index in share]
-        for columns, chunk in zip(captions.where, captions.chunks, strict=True):
-            chunk, columns, start = chunk.to(device), columns.to(device), 0
+            part = torch.empty(whole.shape, device=device)
+        own = [tiles[index].to(device) for index in share]
+        for columns, prepared in captions:
+            columns, prepared, start = columns.to(device), prepared.to(device), 0
             for tile in own:
-                scores = head.score(tile, chunk)  # (B, C)
+                scores = head.score(tile, prepared)  # (B, C)
                 part[start : start + len(scores), columns] = scores.float()
                 start += len(scores)
                 bar.update(scores.numel())
-        if device.type != "cpu":
-            matrix[rows] = part.cpu()
+        if part is not whole:
+            whole.copy_(part)
 
-    with _Progress(images.count * captions.count, "score", "pairs") as bar:
+    with _Progress(matrix.numel(), "score", "pairs") as bar:
         if len(heads) == 1:
             score_share(heads[0], runner.device, shares[0])
         else:
@@ -121,53 +120,31 @@ def similarity_matrix(runner: Runner, images: Encoded, captions: Encoded, memory
     return matrix.numpy()
 
 
-def _image_tiles(chunks: Iterable[Fragments], count: int, devices: int) -> Iterator[Fragments]:
-    """Regroup images into the tiles that scoring works in, at least one for each device, without a second copy of all.
+def _tiles(batches: Iterable[Fragments], count: int, runner: Runner) -> Iterator[Fragments]:
+    """Regroup prepared images into the tiles that scoring works in, one or more a device, without a second copy of all.
 
     A tile is region-major in memory, so that no product needs to copy it again.
     """
     features = mask = None
     filled = 0
-    for chunk in chunks:
+    for batch in batches:
         start = 0
-        while start < len(chunk.mask):
+        while start < batch.count:
             if features is None:
-                regions, device = chunk.features.shape[1], chunk.features.device
-                packed = regions > 1 and cpu_kernel.available(device)  # one vector per image is no work for the kernel
-                size = tiles.budget(device, packed=packed)
-                size = min(tiles.image_tile(regions, count, size), -(-count // devices))
-                features = chunk.features.new_empty(regions, size, chunk.features.shape[2])  # (R, B, E)
-                mask = chunk.mask.new_empty(size, regions)
+                regions, size, device = *batch.features.shape[1:], batch.features.device
+                tile = runner.model.similarity.images_per_tile(regions, count, device)
+                tile = min(tile, -(-count // len(runner.devices)))
+                features, mask = batch.features.new_empty(regions, tile, size), batch.mask.new_empty(tile, regions)
             part = slice(start, start + len(mask) - filled)
-            taken = len(chunk.mask[part])
-            features[:, filled : filled + taken] = chunk.features[part].transpose(0, 1)
-            mask[filled : filled + taken] = chunk.mask[part]
+            taken = len(batch.mask[part])
+            features[:, filled : filled + taken] = batch.features[part].transpose(0, 1)  # (R, B, K)
+            mask[filled : filled + taken] = batch.mask[part]
             start, filled = start + taken, filled + taken
             if filled == len(mask):
-                yield Fragments(features.transpose(0, 1), mask)  # (B, R, E)
+                yield Fragments(features.transpose(0, 1), mask)  # (B, R, K)
                 features, filled = None, 0
     if features is not None:
         yield Fragments(features[:, :filled].transpose(0, 1), mask[:filled])
-
-
-def _float(fragments: Fragments) -> Fragments:
-    return Fragments(fragments.features.float(), fragments.mask)
-
-
-def _product_dtype(fragments: Fragments, precision: str) -> Fragments:
-    return fragments.to(torch.bfloat16) if precision == "bf16" else fragments
-
-
-def _autocast(device: torch.device, precision: str):
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def set_precision(precision: str) -> None:
-    """Let float32 products of a GPU run in tf32, or not (`float32`). bf16 also encodes and multiplies in bfloat16."""
-    if precision not in PRECISIONS:
-        raise InputError(f"--precision is '{precision}', expected one of {', '.join(PRECISIONS)}")
-    torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
-    torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
 class _Progress(tqdm):

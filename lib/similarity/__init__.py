@@ -1,22 +1,23 @@
-"""Similarity heads: ESL (adaptive and heuristic aggregation) and pooled (VSE-infinity)."""
+"""Similarity heads. A new head is a file with a SimilarityHead and a row here; so is a new aggregator of ESL."""
 
 from __future__ import annotations
 
-from lib.similarity.aggregators import AdaptiveAggregator, HeuristicAggregator, level_sizes
-from lib.similarity.esl import ESLSimilarity, PlainContribution, ThresholdContribution
+from functools import partial
 
-__all__ = ["ESLSimilarity", "esl_a", "esl_h"]
+from lib.command_line import positive
+from lib.config import Option, Part
+from lib.similarity.aggregators import AdaptiveAggregator, HeuristicAggregator
+from lib.similarity.esl import PlainContribution, ThresholdContribution, check_levels, esl
+from lib.similarity.vse_infty import vse_infty
 
+NORMS = {
+    "no_imgnorm": Option(False, "do not l2-normalise the image side"),
+    "no_txtnorm": Option(False, "do not l2-normalise the caption side"),
+}
+LEVELS = {"kernel_size": Option(2, "ESL: how many values one aggregation merges", positive(int))}
 
-def esl_a(embed_size: int, kernel_size: int = 2, **switches: bool) -> ESLSimilarity:
-    """ESL-A: adaptive aggregation, plain contribution degrees."""
-    sizes = level_sizes(embed_size, kernel_size)
-    aggregators = AdaptiveAggregator(sizes), AdaptiveAggregator(sizes)
-    return ESLSimilarity(*aggregators, PlainContribution(len(sizes)), **switches)
-
-
-def esl_h(embed_size: int, kernel_size: int = 2, **switches: bool) -> ESLSimilarity:
-    """ESL-H: heuristic aggregation, contribution degrees sharpened around a threshold."""
-    sizes = level_sizes(embed_size, kernel_size)
-    aggregators = HeuristicAggregator(sizes, kernel_size), HeuristicAggregator(sizes, kernel_size)
-    return ESLSimilarity(*aggregators, ThresholdContribution(len(sizes)), **switches)
+HEADS = {
+    "esl_a": Part("ESL-A", partial(esl, AdaptiveAggregator, PlainContribution), LEVELS | NORMS, check_levels),
+    "esl_h": Part("ESL-H", partial(esl, HeuristicAggregator, ThresholdContribution), LEVELS | NORMS, check_levels),
+    "vse_infty": Part("VSE∞", vse_infty, NORMS),
+}

@@ -8,31 +8,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lib.config import AGGREGATIONS
+from lib.errors import InputError
 from lib.functional import l2_normalize
+
+AGGREGATIONS = 8  # 9 levels with level 0
 
 
 def level_sizes(embed_size: int, kernel_size: int) -> list[int]:
-    """Sizes d_0 ... d_8, each floor(d / kernel_size) of the one before; ValueError when the last would be empty."""
+    """Sizes d_0 ... d_8, floor(embed_size / kernel_size^k) each; InputError when one would be empty."""
     if kernel_size < 2:
-        raise ValueError(f"kernel_size is {kernel_size}, expected at least 2")
+        raise InputError(f"--kernel_size is {kernel_size}, expected at least 2")
     smallest = kernel_size**AGGREGATIONS
     if embed_size < smallest:
-        raise ValueError(
-            f"embed_size is {embed_size}, but an ESL head with kernel_size {kernel_size} needs at least {smallest}"
+        raise InputError(
+            f"--embed_size is {embed_size}, but an ESL head with --kernel_size {kernel_size} needs at least {smallest} "
+            f"({AGGREGATIONS} aggregations); give a larger one"
         )
     return [embed_size // kernel_size**k for k in range(AGGREGATIONS + 1)]
 
 
 class Aggregator(nn.Module):
-    """Builds all levels of one modality; `aggregate(k, z)` says how level k comes from z (..., d_{k-1})."""
+    """Builds all levels of one modality. Subclasses fill `weights` and say how one level comes from the one before."""
 
-    def __init__(self, sizes: list[int]):
+    def __init__(self, sizes: list[int], kernel_size: int):
         super().__init__()
-        self.sizes = list(sizes)
+        self.sizes, self.kernel_size = sizes, kernel_size
         self.weights = nn.ParameterList()
 
     def aggregate(self, k: int, z: Tensor) -> Tensor:
+        """Level k (..., d_k), not normalised, from z (..., d_{k-1})."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, renormalize: bool) -> Tensor:
@@ -53,8 +57,8 @@ class Aggregator(nn.Module):
 class AdaptiveAggregator(Aggregator):
     """ESL-A: z_k = A_k z_{k-1}, where each row of A_k keeps the two largest entries of a learned, normalised row."""
 
-    def __init__(self, sizes: list[int]):
-        super().__init__(sizes)
+    def __init__(self, sizes: list[int], kernel_size: int):
+        super().__init__(sizes, kernel_size)
         self.weights.extend(torch.randn(out, into) for into, out in zip(sizes, sizes[1:], strict=False))
 
     def sparse_matrix(self, k: int) -> Tensor:
@@ -71,8 +75,7 @@ class HeuristicAggregator(Aggregator):
     """ESL-H: neighbouring values are merged by a learned kernel of `kernel_size` taps, the sum of four channels."""
 
     def __init__(self, sizes: list[int], kernel_size: int, channels: int = 4):
-        super().__init__(sizes)
-        self.kernel_size = kernel_size
+        super().__init__(sizes, kernel_size)
         convolutions = (nn.Conv1d(1, channels, kernel_size, stride=kernel_size, bias=False) for _ in sizes[1:])
         self.weights.extend(convolution.weight for convolution in convolutions)
 

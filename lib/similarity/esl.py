@@ -10,10 +10,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lib.alignment.tiled import alignment_scores
+from lib.alignment import alignment_scores, images_per_tile
+from lib.alignment.plain import word_region_similarity
 from lib.fragments import Fragments
 from lib.functional import l2_normalize, masked_mean
-from lib.similarity.aggregators import Aggregator
+from lib.similarity.aggregators import Aggregator, level_sizes
+from lib.similarity.head import SimilarityHead
 
 
 class Correspondence(nn.Module):
@@ -53,11 +55,11 @@ class ThresholdContribution(PlainContribution):
         return self.p * ((size - threshold) * self.log_sharpness.exp()).exp()  # (levels,)
 
 
-class ESLSimilarity(nn.Module):
-    """Scores every image with every caption through the measure-units of all levels.
+class ESL(SimilarityHead):
+    """Compares all words and regions through the measure-units of nine levels.
 
-    `prepare_images` and `prepare_captions` do the work of one item once; `score` does the work of a pair. With all
-    levels side by side and the caption side multiplied by c_k LN(M_k), word-region similarity is one product over E.
+    With all levels side by side and the caption side multiplied by c_k LN(M_k) once, word-region similarity is one
+    product over E.
     """
 
     def __init__(
@@ -65,8 +67,8 @@ class ESLSimilarity(nn.Module):
         image_aggregator: Aggregator,
         caption_aggregator: Aggregator,
         contribution: nn.Module,
-        normalize_images: bool = True,
-        normalize_captions: bool = True,
+        no_imgnorm: bool = False,
+        no_txtnorm: bool = False,
     ):
         super().__init__()
         self.sizes = image_aggregator.sizes
@@ -75,9 +77,7 @@ class ESLSimilarity(nn.Module):
         self.correspondences = nn.ModuleList(Correspondence(size) for size in self.sizes)
         self.contribution = contribution
         self.log_scale = nn.Parameter(torch.full((), math.log(1 / 0.07)))
-        self.normalize_images = normalize_images
-        self.normalize_captions = normalize_captions
-        self.score_memory: int | None = None  # limit of score's buffers in bytes; None: what suits the device
+        self.no_imgnorm, self.no_txtnorm = no_imgnorm, no_txtnorm
 
     def prepare_images(self, images: Fragments) -> Fragments:
         """Measure-units of the images: Fragments (B, R, D) -> Fragments (B, R, E)."""
@@ -94,26 +94,41 @@ class ESLSimilarity(nn.Module):
         return captions.map(matched)
 
     def score(self, images: Fragments, captions: Fragments) -> Tensor:
-        """Scores (B, C) of prepared images and captions."""
-        return alignment_scores(images, captions, self.log_scale.exp(), self.score_memory)
+        return alignment_scores(images, captions, self.log_scale.exp(), self.way)
 
     def attention(self, images: Fragments, captions: Fragments) -> Tensor:
         """Word-region similarity S (B, C, W, R) of prepared items, 0 at padding: the picture of what matched what."""
-        similarity = torch.einsum("cwe,bre->bcwr", captions.features, images.features)
-        return similarity.masked_fill(~(captions.mask[None, :, :, None] & images.mask[:, None, None, :]), 0.0)
+        return word_region_similarity(images, captions)
+
+    def images_per_tile(self, regions: int, count: int, device: torch.device) -> int:
+        return images_per_tile(regions, count, device, self.way)
 
     def embed_images(self, images: Fragments) -> Tensor:
-        """One unit vector per image (B, E) for image-image retrieval: the mean of its regions' measure-units."""
+        """The l2-normalised mean of the regions' measure-units (B, E)."""
         return l2_normalize(masked_mean(*images.map(self._image_units)))
 
     def embed_captions(self, captions: Fragments) -> Tensor:
-        """One unit vector per caption (C, E) for caption-caption retrieval: the mean of its words' measure-units."""
+        """The l2-normalised mean of the words' measure-units (C, E)."""
         return l2_normalize(masked_mean(*captions.map(self._caption_units)))
 
     def _image_units(self, regions: Tensor) -> Tensor:
         """All levels of regions (n, D) -> (n, E)."""
-        return self.image_aggregator(l2_normalize(regions) if self.normalize_images else regions, renormalize=True)
+        return self.image_aggregator(regions if self.no_imgnorm else l2_normalize(regions), renormalize=True)
 
     def _caption_units(self, words: Tensor) -> Tensor:
         """All levels of words (n, D) -> (n, E)."""
-        return self.caption_aggregator(l2_normalize(words) if self.normalize_captions else words, renormalize=False)
+        return self.caption_aggregator(words if self.no_txtnorm else l2_normalize(words), renormalize=False)
+
+
+def esl(aggregator: type[Aggregator], contribution: type[nn.Module], embed_size: int, options: dict) -> ESL:
+    """An ESL head whose modalities have an aggregator each, with one kind of contribution degrees."""
+    options = dict(options)
+    kernel_size = options.pop("kernel_size")
+    sizes = level_sizes(embed_size, kernel_size)
+    aggregators = aggregator(sizes, kernel_size), aggregator(sizes, kernel_size)
+    return ESL(*aggregators, contribution(len(sizes)), **options)
+
+
+def check_levels(embed_size: int, options: dict) -> None:
+    """InputError where the sizes give no nine levels."""
+    level_sizes(embed_size, options["kernel_size"])

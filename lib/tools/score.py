@@ -1,13 +1,12 @@
 """Score captions against one image or a few, and draw which words matched which regions: `python -m lib.tools.score`.
 
-A grid checkpoint takes image files (--image), a region checkpoint the features of the image's regions (--features).
-The scores are those of eval.py: the same encoders, the same tokeniser, the same scoring.
+A checkpoint that was trained on raw images takes image files (--image), one that was trained on region features the
+features of the image's regions (--features). The scores are those of eval.py.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,43 +14,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checkpoint import Checkpoint, load_model, read_checkpoint
+from lib.arguments import add_path_arguments, machine_paths
+from lib.checkpoint import load_model, read_checkpoint
 from lib.command_line import Parser, positive, script
-from lib.config import ModelConfig
-from lib.datasets.captions import TokenizedCaptions, load_tokenizer, read_captions
+from lib.datasets.captions import TokenisedCaptions, pad_tokens, read_captions
 from lib.datasets.images import read_image
-from lib.datasets.loaders import caption_batches
-from lib.datasets.transforms import eval_transform, input_size
+from lib.datasets.inputs import Inputs, Reads
 from lib.errors import InputError
-from lib.evaluation import scoring
+from lib.evaluation.scoring import score_split
 from lib.files import atomic_write
 from lib.fragments import Fragments
-from lib.model import local_bert_values
+from lib.model import reads
 from lib.parallel import Runner, visible_devices
+from lib.precision import PRECISIONS, set_precision
+from lib.similarity.head import SimilarityHead
 from lib.tools.picture import draw_picture
 from lib.tools.single import SingleImages
-from lib.training.engine import tokenize_for
-
-TOKENS_PER_BATCH = 2048
 
 
 class Candidate(NamedTuple):
-    """An image to score: its name in the output, how to read it, and what a picture of it needs."""
+    """An image to score: its name in the output, the encoder's input, and what a picture of it needs."""
 
     name: str
-    read: Callable[[], Fragments | Tensor]  # a batch of one
+    image: Fragments | Tensor  # one, without a batch axis
     path: Path | None = None  # the image file
     boxes: np.ndarray | None = None  # (R, 4)
     grid: bool = False  # its regions are the cells of a square grid
 
 
+class Candidates(list):
+    """The candidates as the images of a split."""
+
+    def __call__(self, index: int, rng=None) -> Fragments | Tensor:
+        return self[index].image
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m lib.tools.score", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    description = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m lib.tools.score", description=__doc__, formatter_class=description)
     add = parser.add_argument
     add("--model_path", required=True, type=Path, metavar="FILE", help="checkpoint: our own or a released one")
-    add("--bert_path", default="bert-base-uncased", metavar="DIR|NAME",
-        help="where the tokenizer is (default: %(default)s)")  # fmt: skip
     add("--caption", action="append", default=[], metavar="TEXT", help="a caption; may be given more than once")
     add("--captions_file", type=Path, metavar="FILE", help="more captions, one per line")
     add("--image", action="append", default=[], type=Path, metavar="FILE",
@@ -66,7 +68,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="for --picture: the boxes of --features, (R, 4) or (N, R, 4), x1 y1 x2 y2 in pixels of --image; or 'grid' "
         "where the regions are grid cells (default: {split}_boxes.npy beside {split}_ims.npy)")  # fmt: skip
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
-    add("--precision", choices=scoring.PRECISIONS, default="float32", help="as in eval.py (default: %(default)s)")
+    add("--precision", choices=PRECISIONS, default="float32", help="as in eval.py (default: %(default)s)")
+    add_path_arguments(parser, evaluation=True)
     return parser.parse_args(argv)
 
 
@@ -74,34 +77,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     captions = given_captions(args)
-    device = visible_devices(args.device)[0]
-    scoring.set_precision(args.precision)
-    tokenizer = load_tokenizer(args.bert_path)
-    checkpoint = read_checkpoint(args.model_path, local_bert_values(args.bert_path))
-    config = checkpoint.config
-    check_picture(args, checkpoint, len(captions))
-    tokenized = tokenize(captions, tokenizer, args.bert_path, config)
-    candidates = grid_candidates(args, config) if config.grid else region_candidates(args, config)
+    set_precision(args.precision)
+    checkpoint = read_checkpoint(args.model_path, machine_paths(args))
+    model = load_model(checkpoint).eval()
+    check_picture(args, model.similarity, len(captions))
+    what = reads(checkpoint.config, machine_paths(args))
+    inputs = Inputs(None, given_images(args, what), tokenised(captions, what))
     print(f"{args.model_path}: {checkpoint.description}")
 
-    runner = Runner(load_model(checkpoint).eval(), [device])
-    batches = (candidate.read() for candidate in candidates)
-    images = scoring.encode_images(runner, batches, len(candidates), precision=args.precision)
-    batches = caption_batches(tokenized, TOKENS_PER_BATCH)
-    texts = scoring.encode_captions(runner, batches, len(captions), precision=args.precision)
-    matrix = scoring.similarity_matrix(runner, images, texts)  # (N, C)
+    runner = Runner(model, visible_devices(args.device)[:1], args.precision)
+    matrix = score_split(runner, inputs).matrix  # (N, C)
     if not np.isfinite(matrix).all():
         raise InputError(f"{args.model_path}: gives scores that are no finite numbers; its weights are damaged")
-    for candidate, scores in zip(candidates, matrix, strict=True):
+    for candidate, scores in zip(inputs.images, matrix, strict=True):
         print("\n".join(ranked_lines(candidate.name, captions, scores, args.top)))
     if args.picture:
-        scores = matrix[0]
+        scores, candidate = matrix[0], inputs.images[0]
         chosen = args.picture_caption - 1 if args.picture_caption else int(scores.argmax())
-        similarity = attention(runner.model.similarity, images, texts, chosen)  # (W, R)
-        words, rows = merge_pieces(tokenizer, tokenized, chosen, similarity)
-        name = (candidates[0].path or Path(candidates[0].name)).name
+        words, rows = word_rows(runner, candidate, inputs.captions, chosen)
+        name = (candidate.path or Path(candidate.name)).name
         subtitle = f"score {scores[chosen]:.4f}  ·  {name}  ·  {checkpoint.description}"
-        write_picture(args.picture, candidates[0], words, rows, captions[chosen], subtitle)
+        write_picture(args.picture, candidate, words, rows, captions[chosen], subtitle)
 
 
 # --- What was given ---------------------------------------------------------------------------------------------------
@@ -120,47 +116,43 @@ def given_captions(args: argparse.Namespace) -> list[str]:
     return captions
 
 
-def tokenize(captions: list[str], tokenizer, bert_path: str, config: ModelConfig) -> TokenizedCaptions:
-    """InputError when the tokenizer finds nothing in a caption, or is not the model's."""
-    tokenized = tokenize_for(config, captions, tokenizer, bert_path)
-    nothing = np.flatnonzero(tokenized.lengths == 2)
+def tokenised(captions: list[str], what: Reads) -> TokenisedCaptions:
+    """InputError when the tokeniser finds nothing in a caption."""
+    tokens = TokenisedCaptions(captions, what.tokeniser)
+    nothing = np.flatnonzero(tokens.lengths == len(what.tokeniser.frame))
     if len(nothing):
         raise InputError(f"caption number {nothing[0] + 1}: {captions[nothing[0]]!r} holds no character that the "
                          "tokenizer reads; give it some words")  # fmt: skip
-    return tokenized
+    return tokens
 
 
-def grid_candidates(args: argparse.Namespace, config: ModelConfig) -> list[Candidate]:
-    """The images of --image, transformed as in evaluation."""
-    for flag in ("features", "row", "boxes"):
-        if getattr(args, flag) is not None:
-            raise InputError(f"{args.model_path} is a grid checkpoint, which reads image files; leave --{flag} away")
-    if not args.image:
-        raise InputError(f"{args.model_path} is a grid checkpoint, which reads image files; give --image FILE")
-    size = input_size(config.input_scale_factor)
-
-    def reader(path: Path) -> Callable[[], Tensor]:
-        return lambda: eval_transform(read_image(path), size, config.backbone_source)[None]  # (1, 3, H, W)
-
+def given_images(args: argparse.Namespace, what: Reads) -> Candidates:
+    """The images that the model's encoder takes: image files, or rows of features."""
     for path in args.image:
         if not path.is_file():
             raise InputError(f"{path}: no such image file")
-    return [Candidate(str(path), reader(path), path, grid=True) for path in args.image]
+    return Candidates(raw_images(args, what) if what.transform else region_images(args, what))
 
 
-def region_candidates(args: argparse.Namespace, config: ModelConfig) -> list[Candidate]:
+def raw_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
+    """The images of --image, transformed as in evaluation."""
+    for flag in ("features", "row", "boxes"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"{args.model_path} reads image files; leave out --{flag}")
+    if not args.image:
+        raise InputError(f"{args.model_path} reads image files; give --image FILE")
+    return [Candidate(str(path), what.transform(read_image(path), None), path, grid=True) for path in args.image]
+
+
+def region_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
     """The rows of --features that --row names, each with its boxes for a picture."""
     if args.features is None:
         found = ", which an image file does not hold" if args.image else ""
-        raise InputError(f"{args.model_path} is a region checkpoint and reads features of size {config.img_dim}{found};"
-                         " give --features FILE.npy")  # fmt: skip
+        raise InputError(f"{args.model_path} reads features of size {what.img_dim}{found}; give --features FILE.npy")
     if (args.image or args.boxes) and not args.picture:
         raise InputError(f"{'--image' if args.image else '--boxes'} with --features is for the picture; add --picture "
-                         "OUT.png or leave it away")  # fmt: skip
-    path = args.image[0] if args.image else None
-    if path is not None and not path.is_file():
-        raise InputError(f"{path}: no such image file")
-    source = SingleImages(args.features, config.img_dim, args.model_path)
+                         "OUT.png or leave it out")  # fmt: skip
+    source = SingleImages(args.features, what.img_dim, args.model_path)
     grid, regions = args.boxes == "grid", source.shape[-2]
     if grid and round(regions**0.5) ** 2 != regions:
         raise InputError(f"--boxes grid: {args.features} has {regions} regions, which form no square grid")
@@ -170,10 +162,10 @@ def region_candidates(args: argparse.Namespace, config: ModelConfig) -> list[Can
         boxes = None
         if args.picture and not grid:
             boxes = source.boxes(row, Path(args.boxes) if args.boxes else None)
-        fragments = Fragments.full(torch.from_numpy(features[mask])[None])  # (1, R, img_dim), padding left out
         candidates.append(Candidate(
-            str(args.features) if args.row is None else f"{args.features} row {row}", lambda batch=fragments: batch,
-            path, None if boxes is None else boxes[mask], grid,
+            str(args.features) if args.row is None else f"{args.features} row {row}",
+            Fragments(torch.from_numpy(features), torch.from_numpy(mask)),
+            args.image[0] if args.image else None, None if boxes is None else boxes[mask], grid,
         ))  # fmt: skip
     return candidates
 
@@ -193,15 +185,15 @@ def ranked_lines(name: str, captions: list[str], scores: np.ndarray, top: int | 
     return [name, *lines]
 
 
-def check_picture(args: argparse.Namespace, checkpoint: Checkpoint, n_captions: int) -> None:
+def check_picture(args: argparse.Namespace, head: SimilarityHead, n_captions: int) -> None:
     """InputError for what makes a picture impossible, before anything is computed."""
     if not args.picture:
         if args.picture_caption:
-            raise InputError("--picture_caption belongs to --picture; add --picture OUT.png or leave it away")
+            raise InputError("--picture_caption belongs to --picture; add --picture OUT.png or leave it out")
         return
-    if checkpoint.config.similarity == "vse_infty":
-        raise InputError(f"--picture: {args.model_path} is VSE∞, which pools each side to one vector before it "
-                         "compares them, so no word has a region; only ESL checkpoints have this picture")  # fmt: skip
+    if type(head).attention is SimilarityHead.attention:
+        raise InputError(f"--picture: the head of {args.model_path} compares no word with a region; ESL checkpoints "
+                         "have this picture")  # fmt: skip
     if args.picture.suffix.lower() != ".png":
         raise InputError(f"--picture {args.picture}: expected a name that ends in .png")
     if max(len(args.image), len(args.row or ())) > 1:
@@ -210,29 +202,21 @@ def check_picture(args: argparse.Namespace, checkpoint: Checkpoint, n_captions: 
         raise InputError(f"--picture_caption {args.picture_caption}: only {n_captions} captions were given")
 
 
-def attention(head, images: scoring.Encoded, texts: scoring.Encoded, caption: int) -> np.ndarray:
-    """Word-region similarity S (W, R) of the first image and one caption, as the score was made of."""
-    image = images.chunks[0].select(slice(0, 1))
-    for where, chunk in zip(texts.where, texts.chunks, strict=True):
-        place = (where == caption).nonzero().flatten().tolist()
-        if place:
-            text = chunk.select(slice(place[0], place[0] + 1))
-            with torch.inference_mode():
-                S = head.attention(image.to(torch.float32), text.to(torch.float32))[0, 0]  # (W, R)
-            return S[text.mask[0]].cpu().numpy()
-    raise IndexError(f"caption {caption} was not encoded")
-
-
-def merge_pieces(tokenizer, tokenized: TokenizedCaptions, index: int, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Words of a caption, [CLS] and [SEP] included, and one row for each: the mean of the rows (W, R) of its pieces."""
-    pieces = tokenizer.convert_ids_to_tokens(tokenized.ids(index).tolist())
-    own = tokenized.words[tokenized.offsets[index] : tokenized.offsets[index + 1]]  # (W - 2,) the word of each piece
-    starts = np.flatnonzero(np.diff(own, prepend=-1)) + 1
-    starts = np.concatenate([[0], starts, [len(pieces) - 1]])
-    stops = [*starts[1:], len(pieces)]
-    words = [pieces[start] + "".join(piece.removeprefix("##") for piece in pieces[start + 1 : stop])
-             for start, stop in zip(starts, stops, strict=True)]  # fmt: skip
-    return words, np.stack([rows[start:stop].mean(0) for start, stop in zip(starts, stops, strict=True)])
+@torch.inference_mode()
+def word_rows(
+    runner: Runner, candidate: Candidate, captions: TokenisedCaptions, index: int
+) -> tuple[list[str], np.ndarray]:
+    """The words of a caption, its frame included, and how they match the image's real regions (words, R): the mean over
+    each word's tokens."""
+    image = candidate.image
+    batch = image[None] if isinstance(image, Tensor) else Fragments(*(x[None] for x in image))
+    head = runner.model.similarity
+    regions = head.prepare_images(runner.encode_images(batch.to(runner.device)))
+    tokens = head.prepare_captions(runner.encode_captions(pad_tokens([captions.ids(index)]).to(runner.device)))
+    S = head.attention(regions, tokens)[0, 0].float().cpu().numpy()  # (W, R)
+    S = S[:, regions.mask[0].cpu().numpy()]
+    words = captions.word_tokens(index)
+    return [word for word, _ in words], np.stack([S[place].mean(0) for _, place in words])
 
 
 def write_picture(

@@ -1,243 +1,139 @@
-"""One training epoch, and the scores of a split.
+"""A step and an epoch of training.
 
-Letters: B images and captions of a batch, N images, C captions of a split.
+Letters: B matching pairs of a batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
-import time
-from contextlib import nullcontext
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from lib.config import ModelConfig
-from lib.datasets.captions import TokenizedCaptions
-from lib.datasets.loaders import TrainBatch, caption_batches, image_batches
-from lib.datasets.splits import Split
+from lib.datasets.loaders import Loader, TrainBatch
 from lib.errors import InputError
-from lib.evaluation import scoring
 from lib.fragments import Fragments
-from lib.parallel import Runner
-from lib.training.losses import hinge_triplet_loss
-from lib.training.optim import loss_scale
-from lib.training.tracking import Average, Tracker
-
-logger = logging.getLogger("esl")
-TOKENS_PER_CAPTION = 16  # a caption batch holds about as many tokens as batch_size captions of this length
+from lib.parallel import Runner, seed_devices
+from lib.training.optim import set_learning_rates
+from lib.training.schedule import Phase, Schedule
+from lib.training.tracking import EpochLog
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What a training step depends on besides the model and the data."""
+@dataclasses.dataclass
+class Trainer:
+    """What a step needs beside its batch: the model on its devices, loss, optimizer, schedule.
 
-    margin: float = 0.2
+    Gradients are clipped to the norm `grad_clip` (0: not at all); a batch is encoded in `accumulate` chunks.
+    """
+
+    runner: Runner
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
     grad_clip: float = 2.0
-    hardest: bool = True
-    embedding_warmup_epochs: int = 1
     accumulate: int = 1
-    precision: str = "float32"
     seed: int = 0
 
+    def train_epoch(
+        self, loader: Loader, epoch: int, step: int, log: EpochLog, after_step: Callable[[int], None]
+    ) -> int:
+        """Train on every batch of the loader once and return the global step reached.
 
-def tokenize_for(config: ModelConfig, captions: list[str], tokenizer, bert_path: str) -> TokenizedCaptions:
-    """Tokenise captions for a model's BERT; InputError when the tokenizer belongs to a larger vocabulary."""
-    if config.bert["vocab_size"] < tokenizer.vocab_size:
-        raise InputError(
-            f"--bert_path {bert_path}: the tokenizer has {tokenizer.vocab_size} entries, the model's BERT "
-            f"{config.bert['vocab_size']}; give the tokenizer that the model was trained with"
-        )
-    return TokenizedCaptions(captions, tokenizer, config.bert["max_position_embeddings"])
-
-
-def seed_epoch(seed: int, epoch: int) -> None:
-    """Seed torch's own draws (dropout, dropped grid cells) of an epoch, so that a resumed run repeats them."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1))
-
-
-def train_one_epoch(
-    runner: Runner,
-    loader,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    epoch: int,
-    step: int,
-    tracker: Tracker,
-    log_step: int = 200,
-    after_step=None,
-) -> int:
-    """Train on every batch of the loader once and return the global step reached.
-
-    `after_step(step)` is called after each step but the last. Raises InputError when the loss stops being finite.
-    """
-    runner.model.train()
-    seed_epoch(recipe.seed, epoch)
-    loader.batch_sampler.set_epoch(epoch)
-    steps = len(loader.batch_sampler)
-    losses, data_times, step_times = Average(), Average(), Average()
-    with tqdm(total=steps, desc=f"epoch {epoch}", unit="step", disable=None, leave=False) as bar:
-        asked = time.perf_counter()
-        for index, batch in enumerate(loader):
-            started = time.perf_counter()
-            data_times.update(started - asked)
-            scale = loss_scale(epoch, index, steps, recipe.embedding_warmup_epochs, runner.model.config.grid)
-            loss, norm = train_step(runner, batch, optimizer, recipe, scale)
+        `after_step(step)` is called after each step but the last. Raises InputError when the loss is no longer finite.
+        """
+        self.runner.model.train()
+        self.seed_epoch(epoch)
+        loader.batch_sampler.set_epoch(epoch)
+        steps = len(loader.batch_sampler)
+        self.runner.model.image_encoder.fix_blocks(self.schedule.at(epoch, 0, steps).fixed_blocks)
+        for index, batch in enumerate(log.timed(loader)):
+            loss, norm = self.step(batch, self.schedule.at(epoch, index, steps))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise InputError(
                     f"the loss is {loss} at epoch {epoch}, step {index} (gradient norm {norm}): lower --learning_rate "
                     "or --grad_clip; the checkpoints written so far are kept"
                 )
             step += 1
-            asked = time.perf_counter()
-            seconds = asked - started
-            step_times.update(seconds)
-            count, rate = len(batch.indices), optimizer.param_groups[0]["lr"]
-            losses.update(loss / count, count)
-            speed = count / (data_times.last + seconds)
-            bar.set_postfix(loss=f"{loss / count:.4f}", lr=f"{rate:.1e}", refresh=False, **{"images/s": f"{speed:.0f}"})
-            bar.update()
-            tracker.scalars(
-                step,
-                "train/",
-                loss=loss,
-                loss_per_pair=loss / count,
-                lr=rate,
-                gradient_norm=norm,
-                data_time=data_times.last,
-                step_time=seconds,
-            )
-            if (index + 1) % log_step == 0 or index + 1 == steps:
-                logger.info(
-                    "epoch %d step %d/%d  loss %.4f (mean %.4f)  lr %.1e  gradient %.2f  data %.3f s  step %.3f s",
-                    epoch,
-                    index + 1,
-                    steps,
-                    loss / count,
-                    losses.mean,
-                    rate,
-                    norm,
-                    data_times.mean,
-                    step_times.mean,
-                )
-            if after_step is not None and index + 1 < steps:  # after the last one the caller validates anyway
+            log.step(step, len(batch.indices), loss, norm, self.optimizer.param_groups[0]["lr"])
+            if index + 1 < steps:
                 after_step(step)
-                asked = time.perf_counter()
-    return step
+        return step
+
+    def step(self, batch: TrainBatch, phase: Phase) -> tuple[float, float]:
+        """One optimizer step; returns the loss (of the whole batch, before its scale) and the norm before clipping."""
+        images = batch.images.to(self.runner.device, non_blocking=True)
+        captions = batch.captions.to(self.runner.device, non_blocking=True)
+        set_learning_rates(self.optimizer, phase.learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(images, captions, phase)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip if self.grad_clip > 0 else math.inf)
+        if torch.isfinite(norm):  # else the weights stay as they were, and the epoch stops
+            self.optimizer.step()
+        return float(loss.detach()), float(norm)
+
+    def _backward(self, images, captions, phase: Phase) -> Tensor:
+        """Leave the gradients of the scaled loss in the parameters; returns the loss."""
+        runner = self.runner
+        chunks = 1 if runner.model.image_encoder.whole_batch else self.accumulate
+        encoded_images = ChunkedEncoding(runner.encode_images, images, chunks, runner.device)
+        encoded_captions = ChunkedEncoding(runner.encode_captions, captions, self.accumulate, runner.device)
+        scores = runner.score(encoded_images.fragments, encoded_captions.fragments)
+        loss = self.criterion(scores, phase.hardest)
+        (loss * phase.loss_scale).backward()
+        encoded_captions.backward()
+        encoded_images.backward()
+        return loss
+
+    def seed_epoch(self, epoch: int) -> None:
+        """Seed torch's own draws (dropout, dropped cells) of an epoch, so that a resumed run repeats them."""
+        seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+        seed_devices(seed, self.runner.devices)
 
 
-def train_step(
-    runner: Runner, batch: TrainBatch, optimizer: torch.optim.Optimizer, recipe: Recipe, scale: float = 1.0
-) -> tuple[float, float]:
-    """One optimizer step; returns the loss (a sum over the batch, before `scale`) and the norm before clipping."""
-    images = batch.images.to(runner.device, non_blocking=True)
-    captions = batch.captions.to(runner.device, non_blocking=True)
-    optimizer.zero_grad(set_to_none=True)
-    if recipe.accumulate > 1:
-        loss = _backward_in_chunks(runner, images, captions, recipe, scale)
-    else:
-        encoded_images = _encode(runner, runner.encode_images, images, recipe)
-        encoded_captions = _encode(runner, runner.encode_captions, captions, recipe)
-        loss = hinge_triplet_loss(runner.score(encoded_images, encoded_captions), recipe.margin, recipe.hardest)
-        (loss * scale).backward()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip if recipe.grad_clip > 0 else math.inf)
-    if torch.isfinite(norm):  # else the weights stay as they were, and train_one_epoch stops
-        optimizer.step()
-    return float(loss.detach()), float(norm)
+class ChunkedEncoding:
+    """The encoded items of a batch, made with the encoder's activations of one chunk at a time.
 
-
-def _encode(runner: Runner, encode, items, recipe: Recipe) -> Fragments:
-    """Fragments of images or captions, encoded in the recipe's precision, handed on in float32 at least."""
-    with _autocast(runner, recipe):
-        features, mask = encode(items)
-    return Fragments(features.to(torch.promote_types(features.dtype, torch.float32)), mask)
-
-
-def _autocast(runner: Runner, recipe: Recipe):
-    return torch.autocast(runner.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
-
-
-def _backward_in_chunks(runner: Runner, images, captions: Tensor, recipe: Recipe, scale: float) -> Tensor:
-    """The gradients of the whole batch, every negative included, with the encoders' activations of one chunk at a time.
-
-    Chunks are encoded without gradient, scored together, and encoded again with the random state they had before, to
-    take the gradient of the loss with respect to their fragments further back. The region encoder is small and its
-    BatchNorm needs the whole batch, so region features are encoded in one piece.
+    Several chunks are encoded without gradient, and again, from the random state that they had before, once the
+    gradient with respect to `fragments` is there to be taken further back. One chunk is encoded once, as usual.
     """
-    pieces = recipe.accumulate
-    jobs = [(runner.encode_captions, captions, pieces)]
-    jobs.append((runner.encode_images, images, pieces if isinstance(images, Tensor) else 1))
 
-    work, encoded = [], []
-    for encode, items, count in jobs:
-        parts = list(items.chunk(count)) if count > 1 else [items]
-        states, outputs = [], []
-        for part in parts:
-            states.append(_random_state(runner.device))
-            with torch.no_grad() if count > 1 else nullcontext():
-                outputs.append(_encode(runner, encode, part, recipe))
-        joined = Fragments(*map(torch.cat, zip(*outputs, strict=True)))
-        leaf = Fragments(joined.features.detach().requires_grad_(), joined.mask)
-        encoded.append(leaf)
-        work.append((encode, parts, states, outputs, leaf))
-    loss = hinge_triplet_loss(runner.score(encoded[1], encoded[0]), recipe.margin, recipe.hardest)
-    (loss * scale).backward()
-    after = _random_state(runner.device)
-    for encode, parts, states, outputs, leaf in work:
-        gradients = leaf.features.grad.split([len(output.mask) for output in outputs])
-        for part, state, output, gradient in zip(parts, states, outputs, gradients, strict=True):
-            if not output.features.requires_grad:
-                _set_random_state(state, runner.device)
-                output = _encode(runner, encode, part, recipe)
-            output.features.backward(gradient)
-    _set_random_state(after, runner.device)
-    return loss
+    def __init__(self, encode: Callable, items, chunks: int, device: torch.device):
+        self.encode, self.device, self.pieces = encode, device, []
+        if chunks == 1:
+            self.fragments = encode(items)
+            return
+        outputs = []
+        for chunk in items.chunk(chunks):
+            self.pieces.append((chunk, random_state(device)))
+            with torch.no_grad():
+                outputs.append(encode(chunk))
+        features, mask = Fragments.cat(outputs)
+        self.fragments = Fragments(features.requires_grad_(), mask)
+
+    def backward(self) -> None:
+        """Take the gradient of the fragments back through the encoder."""
+        if not self.pieces:
+            return
+        after, start = random_state(self.device), 0
+        for chunk, state in self.pieces:
+            set_random_state(state, self.device)
+            features = self.encode(chunk).features
+            features.backward(self.fragments.features.grad[start : start + len(features)])
+            start += len(features)
+        set_random_state(after, self.device)
 
 
-def _random_state(device: torch.device):
+def random_state(device: torch.device):
+    """The states of torch's generators that an encoder on `device` draws from."""
     return torch.get_rng_state(), torch.cuda.get_rng_state_all() if device.type == "cuda" else None
 
 
-def _set_random_state(state, device: torch.device) -> None:
+def set_random_state(state, device: torch.device) -> None:
+    """Go back to what `random_state` returned."""
     torch.set_rng_state(state[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state_all(state[1])
-
-
-@dataclasses.dataclass
-class SplitScores:
-    """Scores (N, C) of a split, and one vector per item where they were asked for."""
-
-    matrix: np.ndarray
-    image_vectors: np.ndarray | None = None
-    caption_vectors: np.ndarray | None = None
-
-
-def score_split(
-    runner: Runner,
-    split: Split,
-    tokenized: TokenizedCaptions,
-    batch_size: int = 128,
-    workers: int = 0,
-    load_image=None,
-    vectors: bool = False,
-    precision: str = "float32",
-    score_memory: int | None = None,
-) -> SplitScores:
-    """Score all images of a split with all its captions, each encoded once; the model is left in the mode it was in."""
-    training = runner.model.training
-    runner.model.eval()
-    try:
-        batches = image_batches(split, batch_size, workers, load_image, runner.device.type == "cuda")
-        images = scoring.encode_images(runner, batches, split.n_images, vectors, precision)
-        batches = caption_batches(tokenized, batch_size * TOKENS_PER_CAPTION)
-        captions = scoring.encode_captions(runner, batches, split.n_captions, vectors, precision)
-        matrix = scoring.similarity_matrix(runner, images, captions, score_memory)
-    finally:
-        runner.model.train(training)
-    return SplitScores(matrix, images.vectors, captions.vectors)

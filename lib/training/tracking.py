@@ -1,4 +1,4 @@
-"""Console lines, running averages and TensorBoard (through tensorboard-logger)."""
+"""Console lines, the progress of an epoch and TensorBoard (through tensorboard-logger)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 # tensorboard-logger 0.1.0 ships protobuf code of an old generation, which protobuf >= 4 refuses to import unless its
 # pure-Python implementation is chosen before protobuf is first imported.
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 
+logger = logging.getLogger("esl")
+
 
 def setup_console(log_file: str | Path | None = None) -> logging.Logger:
     """The `esl` logger: plain lines on stdout and, with `log_file`, time-stamped lines appended to a file."""
-    logger = logging.getLogger("esl")
     logger.setLevel(logging.INFO)
     logger.propagate = False
     close_console()
@@ -31,27 +35,10 @@ def setup_console(log_file: str | Path | None = None) -> logging.Logger:
 
 def close_console() -> None:
     """Close the log file and detach the console: later lines of the process belong to no run."""
-    logger = logging.getLogger("esl")
     for handler in list(logger.handlers):
         if isinstance(handler, logging.StreamHandler):  # FileHandler included; not what others attached
             logger.removeHandler(handler)
             handler.close()
-
-
-class Average:
-    """Running mean of a quantity, and its last value."""
-
-    def __init__(self):
-        self.total, self.count, self.last = 0.0, 0, 0.0
-
-    def update(self, value: float, count: int = 1) -> None:
-        self.last = value
-        self.total += value * count
-        self.count += count
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count if self.count else 0.0
 
 
 class Tracker:
@@ -75,3 +62,49 @@ class Tracker:
     def close(self) -> None:
         """Close the event file."""
         self._logger = None  # its file closes with it
+
+
+class EpochLog:
+    """The steps of an epoch as they are seen: timed, in a bar, in TensorBoard, and as a console line now and then."""
+
+    def __init__(self, tracker: Tracker, epoch: int, steps: int, log_step: int = 200):
+        self.tracker, self.epoch, self.steps, self.log_step = tracker, epoch, steps, log_step
+        self.done = self.pairs = 0
+        self.loss = self.data_time = self.step_time = 0.0  # totals
+        self.bar = tqdm(total=steps, desc=f"epoch {epoch}", unit="step", disable=None, leave=False)
+
+    def __enter__(self) -> EpochLog:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def timed(self, batches: Iterable) -> Iterator:
+        """The batches; what passes until one is there is data time, what passes until `step` is called step time."""
+        source = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            if batch is None:
+                return
+            self.started = time.perf_counter()
+            self.waited = self.started - asked
+            yield batch
+
+    def step(self, step: int, pairs: int, loss: float, norm: float, rate: float) -> None:
+        """Note a finished step: its global number, pairs of its batch, loss over all of them, gradient norm, rate."""
+        took = time.perf_counter() - self.started
+        self.done, self.pairs, self.loss = self.done + 1, self.pairs + pairs, self.loss + loss
+        self.data_time, self.step_time = self.data_time + self.waited, self.step_time + took
+        each = loss / pairs
+        speed = f"{pairs / (self.waited + took):.0f}"
+        self.bar.set_postfix({"loss": f"{each:.4f}", "lr": f"{rate:.1e}", "images/s": speed}, refresh=False)
+        self.bar.update()
+        times = {"data_time": self.waited, "step_time": took}
+        self.tracker.scalars(step, "train/", loss=loss, loss_per_pair=each, lr=rate, gradient_norm=norm, **times)
+        if self.done % self.log_step == 0 or self.done == self.steps:
+            logger.info(
+                f"epoch {self.epoch} step {self.done}/{self.steps}  loss {each:.4f} (mean {self.loss / self.pairs:.4f})"
+                f"  lr {rate:.1e}  gradient {norm:.2f}  data {self.data_time / self.done:.3f} s"
+                f"  step {self.step_time / self.done:.3f} s"
+            )

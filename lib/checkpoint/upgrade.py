@@ -1,0 +1,48 @@
+"""Files of earlier versions of our format, brought to the present one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+VERSION = 2
+
+
+def upgrade(content: dict[str, Any], version: int) -> dict[str, Any]:
+    """The content of a file of `version` (1 or later) as the present version would have written it."""
+    if version < 2 and isinstance(content.get("config"), dict):
+        content = _from_version_1(content)
+    return content
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had one flat configuration, `released_extras` for `extras`, and a parameter group "bert"."""
+    config = dict(content["config"])
+    head = {name: config.pop(name) for name in ("kernel_size", "no_imgnorm", "no_txtnorm") if name in config}
+    if config.get("similarity") == "vse_infty":
+        head.pop("kernel_size", None)
+    regions = {name: config.pop(name) for name in ("img_dim",) if name in config}
+    grid = {name: config.pop(name) for name in ("backbone_source", "input_scale_factor") if name in config}
+    is_grid = config.pop("precomp_enc_type", "basic") == "backbone"
+    config |= {
+        "image_encoder": "grid" if is_grid else "regions",
+        "text_encoder": "bert",
+        "similarity_options": head,
+        "image_options": grid if is_grid else regions,
+        "text_options": config.pop("bert", {}),
+    }
+    rest = {name: value for name, value in content.items() if name != "released_extras"}
+    return rest | {
+        "config": config,
+        "optimizer": _renamed_group(content.get("optimizer")),
+        "extras": content.get("released_extras", {}),
+    }
+
+
+def _renamed_group(optimizer: Any) -> Any:
+    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("param_groups"), list):
+        return optimizer
+    groups = [
+        group | {"name": "text"} if isinstance(group, dict) and group.get("name") == "bert" else group
+        for group in optimizer["param_groups"]
+    ]
+    return optimizer | {"param_groups": groups}

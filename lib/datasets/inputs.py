@@ -1,0 +1,48 @@
+"""A split as the encoders of a model take it: images and captions, ready for batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.datasets.captions import TokenisedCaptions
+from lib.datasets.images import ImageFolder, RawImages
+from lib.datasets.layout import image_folder, read_id_mapping
+from lib.datasets.regions import RegionImages
+from lib.datasets.splits import Split, open_split
+from lib.datasets.tokenisers import Tokeniser
+
+
+class Reads(NamedTuple):
+    """What a model's encoders read: tokens of a tokeniser; images after `transform`, or regions of size `img_dim`."""
+
+    tokeniser: Tokeniser
+    img_dim: int | None = None
+    transform: Callable | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A split with its images, a function of an image's number and a random generator (None: as evaluation sees it),
+    and its tokenised captions."""
+
+    split: Split
+    images: RegionImages | RawImages
+    captions: TokenisedCaptions
+
+
+def open_inputs(
+    data_path: str | Path, data_name: str, split_name: str, reads: Reads, limit: int | None = None
+) -> Inputs:
+    """Open a split for the encoders that `reads` speaks of; InputError for whatever does not fit or is not there."""
+    raw = reads.transform is not None
+    split = open_split(data_path, data_name, split_name, reads.img_dim, need_features=not raw, limit=limit)
+    if raw:
+        folder = ImageFolder(image_folder(data_path, data_name), read_id_mapping(data_path), split.image_ids)
+        folder.check()
+        images = RawImages(folder, reads.transform)
+    else:
+        images = RegionImages(split.features, split.rows)
+    return Inputs(split, images, TokenisedCaptions(split.captions, reads.tokeniser))

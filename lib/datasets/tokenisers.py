@@ -1,0 +1,166 @@
+"""Tokenisers: from captions to the ids that a text encoder takes. A new one is a class, and a row of TOKENISERS."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.errors import InputError
+
+CHOSEN, MASKED, RANDOM = 0.2, 0.5, 0.1  # of all words; of the chosen ones: masked, random, and the rest is removed
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
+
+
+class Tokeniser:
+    """The contract: what becomes of a caption, how training disturbs it, which words its tokens belong to.
+
+    `frame` are the ids in front of a caption and behind it, `mask` stands for a hidden token, `vocab_size` counts the
+    ids and `max_length` the tokens that the encoder has positions for, both frame included.
+    """
+
+    unit = "tokens"
+    frame: tuple[int, int]
+    mask: int
+    vocab_size: int
+    max_length: int
+
+    def split(self, captions: list[str]) -> list[tuple[list[int], list[int]]]:
+        """For each caption its token ids, without the frame, and the number (0, 0, 1, …) of the word of each."""
+        raise NotImplementedError
+
+    def text(self, ids: np.ndarray) -> str:
+        """The word that these tokens make, for pictures."""
+        raise NotImplementedError
+
+    def framed(self, tokens: np.ndarray) -> np.ndarray:
+        """A caption's token ids with its frame, int64."""
+        start, end = self.frame
+        framed = np.empty(len(tokens) + 2, dtype=np.int64)
+        framed[0], framed[1:-1], framed[-1] = start, tokens, end
+        return framed
+
+    def noisy(self, tokens: np.ndarray, words: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`framed` with the word noise of training (released VSE∞ and ESL code): each word, all its tokens together, is
+        chosen with probability 0.2; of these 50 % are masked, 10 % become random entries of the vocabulary (0, the
+        padding, excepted) token by token, 40 % are removed.
+        """
+        if not len(tokens):
+            return self.framed(tokens)
+        tokens = tokens.copy()
+        fate = rng.random(words[-1] + 1)[words] / CHOSEN  # one draw per word; below 1 the word is chosen
+        random = (fate >= MASKED) & (fate < MASKED + RANDOM)
+        tokens[fate < MASKED] = self.mask
+        tokens[random] = rng.integers(1, self.vocab_size, np.count_nonzero(random))
+        return self.framed(tokens[(fate < MASKED + RANDOM) | (fate >= 1)])
+
+
+class WordPiece(Tokeniser):
+    """BERT's: words are its basic tokens, tokens its word pieces, framed by [CLS] and [SEP].
+
+    Raises InputError when the encoder's `options` have fewer entries than the vocabulary.
+    """
+
+    unit = "word pieces"
+
+    def __init__(self, tokenizer, options: dict[str, Any], bert_path: str = ""):
+        self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
+        self.frame, self.mask = (tokenizer.cls_token_id, tokenizer.sep_token_id), tokenizer.mask_token_id
+        self.max_length = options["max_position_embeddings"]
+        if options["vocab_size"] < self.vocab_size:
+            raise InputError(
+                f"--bert_path {bert_path}: the tokenizer has {self.vocab_size} entries, the model's BERT "
+                f"{options['vocab_size']}; give the tokenizer that the model was trained with"
+            )
+        self._backend = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = True  # a "[PAD]" that someone wrote in a caption is text
+
+    def split(self, captions: list[str]) -> list[tuple[list[int], list[int]]]:
+        encodings = self._backend.encode_batch(captions, add_special_tokens=False)
+        return [(encoding.ids, encoding.word_ids) for encoding in encodings]
+
+    def text(self, ids: np.ndarray) -> str:
+        first, *rest = self.tokenizer.convert_ids_to_tokens(ids.tolist())
+        return first + "".join(piece.removeprefix("##") for piece in rest)
+
+
+def load_wordpiece(options: dict[str, Any], paths: dict[str, Any]) -> WordPiece:
+    """The tokeniser of the BERT in --bert_path."""
+    return WordPiece(load_tokenizer(paths["bert_path"]), options, paths["bert_path"])
+
+
+TOKENISERS = {"wordpiece": load_wordpiece}  # name -> function of the text encoder's options and this machine's paths
+
+
+def load_tokenizer(bert_path: str):
+    """The fast BERT tokenizer of a folder or of a hub name; a folder never causes a download.
+
+    A hub name is looked up in the local cache first. Raises InputError when there is no such folder, when it holds no
+    BERT vocabulary, and when the hub can't be reached.
+    """
+    folder = _tokenizer_folder(str(bert_path))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said explicitly, forked loader workers print no warning
+    from transformers import BertTokenizer  # here: it takes seconds, and reading text files does without
+
+    try:
+        tokenizer = BertTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # broken JSON, a vocabulary of another kind: the library raises all sorts
+        raise InputError(
+            f"{folder}: no usable BERT tokenizer ({_one_line(error)}); expected a BERT vocab.txt"
+        ) from None
+    special = (tokenizer.unk_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id)
+    inside = all(token is not None and 0 < token < tokenizer.vocab_size for token in special)
+    if not inside or tokenizer.pad_token_id != 0:
+        raise InputError(f"{folder}: the vocabulary must start with [PAD] and hold [UNK], [CLS], [SEP] and [MASK]")
+    return tokenizer
+
+
+def _tokenizer_folder(bert_path: str) -> Path:
+    folder = Path(bert_path).expanduser()
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+            raise InputError(f"{folder}: neither {' nor '.join(VOCABULARY_FILES)} there; --bert_path needs a tokenizer")
+        return folder
+    if folder.exists() or folder.is_absolute() or bert_path.startswith((".", "~")) or bert_path.count("/") > 1:
+        raise InputError(f"{bert_path}: no such folder; --bert_path takes a BERT folder or a hub name")
+    return _cached_folder(bert_path) or _download(bert_path)
+
+
+def _cached_folder(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = {file: try_to_load_from_cache(name, file) for file in (*VOCABULARY_FILES, "tokenizer_config.json")}
+    except HFValidationError:
+        raise InputError(f"{name!r} is neither a folder nor a hub name; --bert_path takes either") from None
+    present = {file: Path(path) for file, path in cached.items() if isinstance(path, str)}
+    whole = "tokenizer.json" in present or {"vocab.txt", "tokenizer_config.json"} <= present.keys()
+    return next(iter(present.values())).parent if whole else None
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        HfApi().model_info(name, timeout=10)  # one request without retries, so that a node without network says so soon
+        files = [*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json"]
+        folder = Path(snapshot_download(name, allow_patterns=files))
+    except Exception as error:
+        raise InputError(
+            f"{name}: no such folder, and its tokenizer could not be fetched from the hub ({_one_line(error)}); "
+            "download the model on a machine with network and give its folder as --bert_path"
+        ) from None
+    if not any((folder / file).is_file() for file in VOCABULARY_FILES):
+        raise InputError(f"{name}: the hub's model holds neither {' nor '.join(VOCABULARY_FILES)}; give a BERT model")
+    return folder
+
+
+def _one_line(error: Exception) -> str:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return first[:160] or type(error).__name__

@@ -1,0 +1,68 @@
+"""Judgements beyond a split's recalls. A new protocol is a file and a row of PROTOCOLS; a data set's row names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lib.errors import InputError
+from lib.evaluation.cxc import cxc_correlations, cxc_recalls
+from lib.evaluation.cxc_annotations import Annotations, read_annotations
+from lib.evaluation.report import format_correlations, format_cxc
+
+
+class Scores(NamedTuple):
+    """What a protocol may judge: scores (N, C), and one vector per image (N, E) and per caption (C, E)."""
+
+    matrix: np.ndarray
+    image_vectors: np.ndarray
+    caption_vectors: np.ndarray
+
+
+class Protocol(NamedTuple):
+    """`read(data_path, image ids of the split)` gives what `evaluate(scores, it)` compares with; that gives figures by
+    name, as they stand in the JSON; `format((model, figures) rows, with published ones beside them)` shows them."""
+
+    help: str
+    read: Callable[[Path, np.ndarray], Any]
+    evaluate: Callable[[Scores, Any], dict[str, Any]]
+    format: Callable[[Sequence[tuple[str, dict[str, Any]]], bool], str]
+
+
+def read_cxc(data_path: str | Path, image_ids: np.ndarray) -> Annotations:
+    """The annotations in `cxc_annots`; InputError unless they are of the split's images in the split's order."""
+    folder = Path(data_path) / "cxc_annots"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; CxC needs its annotations there (JSON files or the official CSVs)")
+    annotations = read_annotations(folder)
+    theirs = annotations.image_ids
+    if not np.array_equal(theirs, image_ids):
+        where = f"{len(theirs)} there, {len(image_ids)} in the split"
+        if len(theirs) == len(image_ids):
+            first = np.flatnonzero(theirs != image_ids)[0]
+            where = f"image {first} is {theirs[first]} there and {image_ids[first]} in the split"
+        raise InputError(
+            f"{folder}: testall_ids.txt lists other images than the split ({where}); both must be COCO's testall in "
+            "the same order"
+        )
+    return annotations
+
+
+def evaluate_cxc(scores: Scores, annotations: Annotations) -> dict[str, Any]:
+    """Recalls of the four retrieval tasks and the correlations with human ratings."""
+    judged = *scores, annotations
+    return {"cxc": cxc_recalls(*judged), "cxc_correlations": cxc_correlations(*judged)}
+
+
+def show_cxc(rows: Sequence[tuple[str, dict[str, Any]]], with_published: bool) -> str:
+    """Both tables of several models."""
+    recalls = format_cxc([(name, figures["cxc"]) for name, figures in rows], with_published)
+    return f"{recalls}\n{format_correlations([(name, figures['cxc_correlations']) for name, figures in rows])}"
+
+
+PROTOCOLS = {
+    "cxc": Protocol("CxC (COCO testall): recalls and correlations", read_cxc, evaluate_cxc, show_cxc),
+}

@@ -1,0 +1,53 @@
+"""The contract of similarity heads: from encoded fragments to scores.
+
+Letters: B images, C captions, R regions, W word pieces, D embedding size, K size of a prepared fragment, E of a vector.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lib.alignment import Way
+from lib.fragments import Fragments
+
+
+class SimilarityHead(nn.Module):
+    """Scores every image with every caption; normalising the encoders' fragments is the head's.
+
+    A head prepares each item once, whatever it is scored with; `score` does the work of the pairs.
+    """
+
+    way = Way()  # how scores are computed, for the heads that can choose
+
+    def prepare_images(self, images: Fragments) -> Fragments:
+        """The work of single images: Fragments (B, R, D) -> Fragments (B, *, K)."""
+        raise NotImplementedError
+
+    def prepare_captions(self, captions: Fragments) -> Fragments:
+        """The work of single captions: Fragments (C, W, D) -> Fragments (C, *, K)."""
+        raise NotImplementedError
+
+    def score(self, images: Fragments, captions: Fragments) -> Tensor:
+        """Scores (B, C) of prepared images and captions, in float32 at least."""
+        raise NotImplementedError
+
+    def embed_images(self, images: Fragments) -> Tensor:
+        """One unit vector per image (B, E) of encoded images, for retrieval among images."""
+        raise NotImplementedError
+
+    def embed_captions(self, captions: Fragments) -> Tensor:
+        """One unit vector per caption (C, E) of encoded captions, for retrieval among captions."""
+        raise NotImplementedError
+
+    def attention(self, images: Fragments, captions: Fragments) -> Tensor | None:
+        """Word-region similarity (B, C, W, R) of prepared items, 0 at padding; None where a head compares no words."""
+        return None
+
+    def images_per_tile(self, regions: int, count: int, device: torch.device) -> int:
+        """How many of `count` prepared images of so many fragments evaluation scores at a time."""
+        return count
+
+    def forward(self, images: Fragments, captions: Fragments) -> Tensor:
+        """Scores (B, C) of encoded images and captions."""
+        return self.score(self.prepare_images(images), self.prepare_captions(captions))
