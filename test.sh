@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint and tests: `bash test.sh [pytest arguments]`. Sets up a virtual environment unless one is active.
+# Lint and tests: `bash test.sh [pytest arguments]`. Installs into .venv (5.8 GB on disk; USE_ACTIVE_ENV=1 for the active
+# environment) what demo.sh has not installed yet.
 set -euo pipefail
 cd "$(dirname "$0")"
 . .ci/environment.sh

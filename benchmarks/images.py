@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lib.command_line import script
 from lib.datasets.images import ImageFolder, find_images, read_image
-from lib.datasets.transforms import _resize, eval_transform, input_size, train_transform
+from lib.encoders.grid import grid_transform
+from lib.encoders.transforms import SquareTransform, input_size, resize
 from lib.errors import InputError
 
 SIZES = ((640, 480), (640, 427), (480, 640), (500, 375), (500, 333), (375, 500))  # of COCO and Flickr30K
@@ -55,20 +56,20 @@ def milliseconds(function, paths: list[Path], repeats: int) -> float:
 class Training(Dataset):
     """The images as the training loader takes them, several times over."""
 
-    def __init__(self, images: ImageFolder, size: int, source: str, repeats: int):
-        self.images, self.size, self.source, self.repeats = images, size, source, repeats
+    def __init__(self, images: ImageFolder, transform: SquareTransform, repeats: int):
+        self.images, self.transform, self.repeats = images, transform, repeats
 
     def __len__(self) -> int:
         return self.repeats * len(self.images)
 
     def __getitem__(self, index: int) -> torch.Tensor:
         image = self.images.read(index % len(self.images))
-        return train_transform(image, self.size, self.source, np.random.default_rng(index))
+        return self.transform(image, np.random.default_rng(index))
 
 
-def worker_rate(images: ImageFolder, size: int, source: str, repeats: int) -> float:
+def worker_rate(images: ImageFolder, transform: SquareTransform, repeats: int) -> float:
     """Images a second that one worker process hands over in batches of 32."""
-    loader = DataLoader(Training(images, size, source, repeats), batch_size=32, num_workers=1)
+    loader = DataLoader(Training(images, transform, repeats), batch_size=32, num_workers=1)
     batches = iter(loader)
     next(batches)
     start, number = time.perf_counter(), 0
@@ -98,6 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--number times --repeats must be more than one batch of 32")
     torch.set_num_threads(1)  # as in a loader worker
     size, source = input_size(args.input_scale_factor), args.backbone_source
+    transform = grid_transform({"backbone_source": source, "input_scale_factor": args.input_scale_factor})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.images or temporary)
         if not args.images:
@@ -114,13 +116,13 @@ def main(argv: list[str] | None = None) -> None:
         )
         rows = {
             "decode": milliseconds(read_image, paths, args.repeats),
-            "resize alone": milliseconds(lambda path: _resize(decoded[path], size), paths, args.repeats),
-            "eval_transform": milliseconds(lambda p: eval_transform(decoded[p], size, source), paths, args.repeats),
-            "train_transform": milliseconds(
-                lambda path: train_transform(decoded[path], size, source, rng), paths, args.repeats
+            "resize alone": milliseconds(lambda path: resize(decoded[path], size), paths, args.repeats),
+            "resize, normalise": milliseconds(lambda p: transform(decoded[p]), paths, args.repeats),
+            "crop, resize, flip, normalise": milliseconds(
+                lambda path: transform(decoded[path], rng), paths, args.repeats
             ),
         }
-        rate = worker_rate(images, size, source, args.repeats)
+        rate = worker_rate(images, transform, args.repeats)
         for name, value in rows.items():
             print(f"{name:16} {value:6.2f} ms/image")
         print(f"one worker       {rate:6.0f} images/s (decode + train_transform)")
@@ -135,7 +137,7 @@ def report_draft(paths: list[Path], decoded: dict[Path, np.ndarray], size: int, 
             f"draft mode for {target} × {target}: {len(reduced)} of {len(paths)} images decoded at a lower resolution"
         )
         if reduced:
-            moved = [(_resize(decoded[p], target) - _resize(read_draft(p, target), target)).abs() for p in reduced]
+            moved = [(resize(decoded[p], target) - resize(read_draft(p, target), target)).abs() for p in reduced]
             plain = milliseconds(read_image, reduced, repeats)
             draft = milliseconds(lambda path, target=target: read_draft(path, target), reduced, repeats)
             line += (

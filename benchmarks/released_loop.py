@@ -1,7 +1,7 @@
 """The yardstick: ESL scoring as the released procedure goes about it, one caption at a time, written from the formulas.
 
 For every caption: its words are repeated for each image, each of the nine levels is multiplied on its own, and both
-attention directions run on the (B, W, R) similarities of that caption. The numbers equal `ESLSimilarity.score`.
+attention directions run on the (B, W, R) similarities of that caption. The numbers equal `ESL.score`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from lib.fragments import Fragments
 from lib.functional import l2_normalize
-from lib.similarity.esl import ESLSimilarity
+from lib.similarity.esl import ESL
 
 
-def score_by_caption(head: ESLSimilarity, images: Fragments, captions: Fragments) -> Tensor:
+def score_by_caption(head: ESL, images: Fragments, captions: Fragments) -> Tensor:
     """Scores (B, C) of encoded, un-normalised fragments; every image has all its regions."""
     scale = head.log_scale.exp()
-    image_levels = _levels(head, images.features, head.image_aggregator, head.normalize_images, True)
+    image_levels = _levels(head, images.features, head.image_aggregator, not head.no_imgnorm, True)
     matrices = [c * match() for c, match in zip(head.contribution(), head.correspondences, strict=True)]
     columns = []
     for words, mask in zip(*captions, strict=True):
         own = words[mask][None]  # (1, W, D)
-        levels = _levels(head, own, head.caption_aggregator, head.normalize_captions, False)
+        levels = _levels(head, own, head.caption_aggregator, not head.no_txtnorm, False)
         similarity = 0
         for level, matrix, regions in zip(levels, matrices, image_levels, strict=True):
             repeated = level.repeat(len(regions), 1, 1)  # (B, W, d_k)

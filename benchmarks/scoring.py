@@ -14,9 +14,10 @@ import torch
 
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.released_loop import score_by_caption
-from lib.evaluation.scoring import PRECISIONS, set_precision
+from lib.alignment import KERNELS, Way
 from lib.fragments import Fragments
-from lib.similarity import esl_a, esl_h
+from lib.precision import PRECISIONS, set_precision
+from lib.similarity import HEADS
 
 COLUMNS = ("case", "floor ms", "GFLOP/s", "ours ms", "ours / floor", "loop ms", "loop / ours")
 
@@ -116,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--kernels", choices=KERNELS, default="auto")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
     set_precision(args.precision)
@@ -132,7 +134,8 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     for name, images, captions, regions, words, loop_rounds in cases:
         torch.manual_seed(0)
-        head = {"esl_a": esl_a, "esl_h": esl_h}[name](args.embed_size).to(device).eval()
+        head = HEADS[name].make(args.embed_size).to(device).eval()
+        head.way = Way(args.kernels)
         pair = items(images, captions, regions, words, args.embed_size, device)
         label = f"{name} {images} x {regions} regions, {captions} x {words[0]}-{words[1]} words"
         rows.append((label, *measure(head, *pair, args.rounds, loop_rounds, args.precision)))

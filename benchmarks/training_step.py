@@ -10,24 +10,24 @@ import argparse
 import resource
 import statistics
 import time
-from dataclasses import replace
 from functools import partial
 
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.released_loop import score_by_caption
 from benchmarks.scoring import items, timed
+from lib.alignment import KERNELS, Way
 from lib.alignment.tiles import product
 from lib.config import ModelConfig
-from lib.encoders.backbones import CHANNELS, SOURCES, build_backbone
-from lib.encoders.bert import BertEncoder
-from lib.encoders.image import GridEncoder, RegionEncoder
-from lib.evaluation.scoring import PRECISIONS, set_precision
-from lib.fragments import Fragments
-from lib.model import MatchingModel, bert_values, build_similarity
-from lib.training.losses import hinge_triplet_loss
+from lib.encoders.backbones import SOURCES
+from lib.encoders.bert import bert_values
+from lib.fragments import Fragments, Tokens
+from lib.model import build_model, complete
+from lib.precision import PRECISIONS, set_precision
+from lib.similarity import HEADS
+from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer
 
 COLUMNS = ("what", "ms", "share or ratio")
@@ -35,13 +35,13 @@ COLUMNS = ("what", "ms", "share or ratio")
 
 def head_step(similarity: str, args, device) -> list[tuple]:
     """The head alone: ours and the loop."""
-    config = ModelConfig(similarity=similarity, embed_size=args.embed_size)
-    head = build_similarity(config).to(device)
+    head = HEADS[similarity].make(args.embed_size).to(device)
+    head.way, loss = Way(args.kernels), HingeTriplet()
     images, captions = items(args.batch_size, args.batch_size, args.regions, tuple(args.words), args.embed_size, device)
     leaves = [Fragments(f.features.requires_grad_(), f.mask) for f in (images, captions)]
 
     def step(score):
-        hinge_triplet_loss(score(*leaves), 0.2, True).backward()
+        loss(score(*leaves)).backward()
 
     def ours(x, y):
         return head.score(head.prepare_images(x), head.prepare_captions(y))
@@ -81,30 +81,29 @@ def whole_step(args, device, released: bool = False) -> list[tuple]:
     """
     sizes = {} if args.bert_base else {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12,
                                        "intermediate_size": 1536}  # fmt: skip
-    bert = BertModel(BertConfig(**sizes))
-    config = ModelConfig(similarity="esl_a", embed_size=args.embed_size, bert=bert_values(bert.config))
-    if args.backbone:
-        config = replace(config, precomp_enc_type="backbone", backbone_source=args.backbone)
-        image_encoder = GridEncoder(build_backbone(args.backbone, pretrained=False), CHANNELS, config.embed_size)
-    else:
-        image_encoder = RegionEncoder(config.img_dim, config.embed_size)
-    parts = image_encoder, BertEncoder(bert, config.embed_size), build_similarity(config)
-    model = MatchingModel(*parts, config).to(device).train()
+    images = {"backbone_source": args.backbone} if args.backbone else {}
+    model = build_model(complete(ModelConfig(
+        image_encoder="grid" if args.backbone else "regions", embed_size=args.embed_size, image_options=images,
+        text_options=bert_values(BertConfig(**sizes)),
+    ))).to(device).train()  # fmt: skip
+    model.similarity.way, criterion = Way(args.kernels), HingeTriplet()
 
     def encode_captions(tokens):
-        return Fragments(model.text_encoder._encode(tokens), tokens != 0) if released else model.text_encoder(tokens)
+        if released:
+            return Fragments(model.text_encoder._encode(tokens.ids, tokens.mask), tokens.mask)
+        return model.text_encoder(tokens)
 
     def score(x, y):
-        return score_by_caption(model.similarity, x, y) if released else model.score(x, y)
+        return score_by_caption(model.similarity, x, y) if released else model.similarity(x, y)
 
-    optimizer = build_optimizer(model, "adam", 5e-4)
+    optimizer = build_optimizer(model, criterion, "adam", 5e-4)
     if args.backbone:
         x = torch.rand(args.batch_size, 3, args.image_size, args.image_size, device=device)
     else:
-        x = Fragments.full(torch.rand(args.batch_size, args.regions, config.img_dim, device=device))
+        x = Fragments.full(torch.rand(args.batch_size, args.regions, 2048, device=device))
     lengths = torch.randint(args.words[0], args.words[1] + 1, (args.batch_size,))
-    mask = (torch.arange(args.words[1]) < lengths[:, None]).to(device)
-    tokens = torch.randint(1000, 30000, mask.shape, device=device) * mask
+    mask = torch.arange(args.words[1]) < lengths[:, None]
+    tokens = Tokens((torch.randint(1000, 30000, mask.shape) * mask).to(device), lengths)
 
     def now():
         if device.type == "cuda":
@@ -122,7 +121,7 @@ def whole_step(args, device, released: bool = False) -> list[tuple]:
             words = encode_captions(tokens)
         regions, words = (Fragments(features.float(), mask) for features, mask in (regions, words))
         marks.append(now())
-        loss = hinge_triplet_loss(score(regions, words))
+        loss = criterion(score(regions, words))
         marks.append(now())
         loss.backward()
         marks.append(now())
@@ -158,6 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--released", action="store_true", help="a whole step by the released procedure as well")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--kernels", choices=KERNELS, default="auto")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
     device = torch.device(args.device)

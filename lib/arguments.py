@@ -21,124 +21,126 @@ from lib.similarity import HEADS
 from lib.training.losses import LOSSES
 from lib.training.optim import OPTIMIZERS
 
+PRECOMP_ENC_TYPES = {"basic": "regions", "backbone": "grid"}  # as VSE∞ spells them
 DATA_NAME = f"{', '.join(DATA_SETS)}, or a name for your own data"
 
 
-def add_machine_arguments(parser: argparse.ArgumentParser, workers: int | None = None) -> None:
-    """What depends on the machine and not on the experiment."""
-    group = parser.add_argument_group("machine")
-    cores = min(8, os.cpu_count() or 1)
-    group.add_argument(
-        "--workers",
-        type=not_negative(int),
-        default=cores if workers is None else workers,
-        metavar="N",
-        help="processes that load data; 0 loads in the main process (default: %(default)s)",
-    )
-    group.add_argument(
-        "--device",
-        metavar="NAME",
-        help="cpu, cuda or cuda:N (default: all visible GPUs, else the CPU); choose GPUs with CUDA_VISIBLE_DEVICES",
-    )
-    group.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="float32; tf32: products on a GPU; bf16: encoders in bfloat16, and evaluation's products of all "
-        "pairs too (default: %(default)s)",
-    )
-    group.add_argument(
-        "--kernels",
-        choices=KERNELS,
-        default="auto",
-        help="ESL scores: auto, the compiled kernels (C on a CPU, Triton on a GPU) where they work; torch, without "
-        "them; plain, autograd of the definition, slow (default: %(default)s)",
-    )
-    group.add_argument(
-        "--score_memory",
-        type=positive(int),
-        metavar="MB",
-        help="limit of the buffers that scoring works in (default: by device)",
-    )
+class Group:
+    """A group of flags; each help text ends with the default, if there is one."""
 
+    def __init__(self, parser: argparse.ArgumentParser, title: str):
+        self.group = parser.add_argument_group(title)
 
-def add_path_arguments(parser: argparse.ArgumentParser, evaluation: bool = False) -> None:
-    """Where pre-trained parts and vocabularies are."""
-    group = parser.add_argument_group("pre-trained parts")
-    read = "only its vocabulary and configuration are read" if evaluation else "BERT in Hugging Face form"
-    group.add_argument(
-        "--bert_path",
-        default="bert-base-uncased",
-        metavar="DIR|NAME",
-        help=f"a folder, or a hub name; {read} (default: %(default)s)",
-    )
-    if not evaluation:
-        group.add_argument("--backbone_path", metavar="FILE", help="grid: local weights of the backbone")
+    def add(self, flag: str, default: Any = None, help: str = "", metavar: str | None = None, **settings: Any) -> None:
+        shown = help if default is None else f"{help} (default: {default})".strip()
+        if "choices" not in settings and metavar is None:
+            metavar = {int: "N", float: "X"}.get(type(default), "NAME")
+        self.group.add_argument(
+            f"--{flag}", default=default, metavar=metavar, help=shown.replace("%", "%%"), **settings
+        )
+
+    def switch(self, flag: str, help: str) -> None:
+        self.group.add_argument(f"--{flag}", action="store_true", help=help)
+
+    def options(self, parts: Iterable[Part]) -> None:
+        """A flag for every option of the rows; rows that share an option share its flag."""
+        options: dict[str, Option] = {}
+        for part in parts:
+            options |= part.options
+        for name, option in options.items():
+            kind = type(option.default)
+            text = f"{option.help} (default: {option.default})"
+            if kind is bool:
+                self.group.add_argument(f"--{name}", action="store_const", const=True, help=option.help)
+            elif option.choices:
+                self.add(name, None, text, choices=option.choices)
+            else:
+                self.add(name, None, text, "N" if kind is int else "X", type=option.type or kind)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the training data is."""
-    group = parser.add_argument_group("data")
-    group.add_argument("--data_path", metavar="DIR", help="folder of the data set (default: data/<data_name>)")
-    group.add_argument("--data_name", default="f30k", metavar="NAME", help=f"{DATA_NAME} (default: %(default)s)")
-    group.add_argument(
-        "--val_split",
-        default="dev",
-        metavar="SPLIT",
-        help="split on which the best epoch is chosen (default: %(default)s; the released ESL code chose on test)",
-    )
-    group.add_argument(
-        "--image_list", metavar="FILE", help="grid: file names, one per line, that must exist before training starts"
-    )
+    add = Group(parser, "data").add
+    add("data_path", None, "folder of the data set (default: data/<data_name>)", "DIR")
+    add("data_name", "f30k", DATA_NAME)
+    add("val_split", "dev", "split on which the best epoch is chosen; the released ESL code chose on test")
+    add("image_list", None, "grid: file names, one per line, that must exist before training starts", "FILE")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What ModelConfig is made of."""
-    group = parser.add_argument_group("model")
-    default = ModelConfig()
+    group, default = Group(parser, "model"), ModelConfig()
     heads = ", ".join(part.label for part in HEADS.values())
-    group.add_argument(
-        "--similarity", choices=HEADS, default=default.similarity, help=f"{heads} (default: %(default)s)"
-    )
-    group.add_argument(
-        "--image_encoder",
-        choices=IMAGE_ENCODERS,
-        default=default.image_encoder,
-        help="regions: precomputed features; grid: cells of raw images (default: %(default)s)",
-    )
-    group.add_argument(
-        "--precomp_enc_type",
-        choices=PRECOMP_ENC_TYPES,
-        help="the same as VSE∞ spells it: basic for regions, backbone for grid",
-    )
-    group.add_argument(
-        "--text_encoder", choices=TEXT_ENCODERS, default=default.text_encoder, help="(default: %(default)s)"
-    )
-    group.add_argument(
-        "--embed_size",
-        type=positive(int),
-        default=default.embed_size,
-        metavar="D",
-        help="size of the joint space; ESL needs at least kernel_size^8 (default: %(default)s)",
-    )
-    _add_options(group, [*HEADS.values(), *IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()])
+    group.add("similarity", default.similarity, heads, choices=HEADS)
+    images = "regions: precomputed features; grid: cells of raw images"
+    group.add("image_encoder", default.image_encoder, images, choices=IMAGE_ENCODERS)
+    alias = "the same as VSE∞ spells it: basic for regions, backbone for grid"
+    group.add("precomp_enc_type", None, alias, choices=PRECOMP_ENC_TYPES)
+    group.add("text_encoder", default.text_encoder, choices=TEXT_ENCODERS)
+    size = "size of the joint space; ESL needs at least kernel_size^8"
+    group.add("embed_size", default.embed_size, size, type=positive(int))
+    group.options([*HEADS.values(), *IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()])
 
 
-PRECOMP_ENC_TYPES = {"basic": "regions", "backbone": "grid"}
+def add_path_arguments(parser: argparse.ArgumentParser, evaluation: bool = False) -> None:
+    """Where pre-trained parts and vocabularies are."""
+    add = Group(parser, "pre-trained parts").add
+    bert = "BERT in Hugging Face form, a folder or a hub name"
+    if evaluation:
+        bert += "; only its vocabulary and configuration are read"
+    add("bert_path", "bert-base-uncased", bert, "DIR|NAME")
+    if not evaluation:
+        add("backbone_path", None, "grid: local weights of the backbone", "FILE")
 
 
-def _add_options(group, parts: Iterable[Part]) -> None:
-    """A flag for every option of the rows; rows that share an option share its flag."""
-    options: dict[str, Option] = {}
-    for part in parts:
-        options |= part.options
-    for name, option in options.items():
-        if option.default is False:
-            group.add_argument(f"--{name}", action="store_const", const=True, help=option.help)
-        else:
-            kind = {"choices": option.choices} if option.choices else {"metavar": "X"}
-            text = f"{option.help} (default: {option.default})".replace("%", "%%")
-            group.add_argument(f"--{name}", type=option.type or type(option.default), help=text, **kind)
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """The training recipe, and where a run writes."""
+    group = Group(parser, "training")
+    add, count, number = group.add, not_negative(int), not_negative(float)
+    add("num_epochs", 30, type=positive(int))
+    add("batch_size", 128, "image-caption pairs of a step", type=positive(int))
+    chunks = "encode the batch in K chunks to save memory; same loss and gradients, all negatives included"
+    add("accumulate", 1, chunks, "K", type=positive(int))
+    add("learning_rate", 5e-4, "a pre-trained text encoder gets a tenth of it", type=positive(float))
+    add("lr_update", 15, "first epoch (from 0) with a tenth of the learning rate", "EPOCH", type=count)
+    add("optim", "adam", "adam means AdamW", choices=OPTIMIZERS)
+    add("loss", "hinge", choices=LOSSES)
+    group.options(LOSSES.values())
+    add("grad_clip", 2.0, "largest gradient norm, 0 for none", type=number)
+    group.switch("max_violation", "hardest negatives from the first step on, without a warm-up")
+    add("vse_mean_warmup_epochs", 1, "epochs with all violations, before the hardest alone", type=count)
+    add("embedding_warmup_epochs", 1, "grid: epochs with a frozen backbone", type=count)
+    add("backbone_warmup_epochs", 0, "grid: epochs after which one more backbone block is unfrozen", type=count)
+    add("backbone_lr_factor", 0.01, "grid: learning rate of the backbone, relative", type=number)
+    add("seed", 0, "of every random draw", type=count)
+    group = Group(parser, "output")
+    add = group.add
+    folder = "folder of checkpoint.pth and model_best.pth (default: runs/<data_name>_<similarity>)"
+    add("model_name", None, folder, "DIR")
+    add("logger_name", None, "folder of the TensorBoard events and train.log (default: <model_name>/log)", "DIR")
+    add("log_step", 200, "steps between log lines", type=positive(int))
+    within = "steps between validations within an epoch, which are logged but never choose the best model; 0: none"
+    add("val_step", 500, within, type=count)
+    add("resume", None, "continue from this checkpoint", "FILE")
+    group.switch("reset_start_epoch", "with --resume: take the weights alone and train from epoch 0")
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser, workers: int | None = None) -> None:
+    """What depends on the machine and not on the experiment."""
+    add = Group(parser, "machine").add
+    cores = min(8, os.cpu_count() or 1) if workers is None else workers
+    add("workers", cores, "processes that load data; 0 loads in the main process", type=not_negative(int))
+    device = "cpu, cuda or cuda:N (default: all visible GPUs, else the CPU); choose GPUs with CUDA_VISIBLE_DEVICES"
+    add("device", None, device)
+    precision = "tf32: products on a GPU; bf16: encoders in bfloat16, and evaluation's products of all pairs too"
+    add("precision", "float32", precision, choices=PRECISIONS)
+    kernels = (
+        "ESL scores: auto, compiled kernels (C on a CPU, Triton on a GPU) where they work; torch, without them; plain, "
+        "autograd of the definition, slow"
+    )
+    add("kernels", "auto", kernels, choices=KERNELS)
+    memory = "limit of the buffers that scoring works in (default: by device)"
+    add("score_memory", None, memory, "MB", type=positive(int))
 
 
 def model_config(args: argparse.Namespace) -> ModelConfig:
@@ -167,112 +169,3 @@ def given_options(part: Part, args: argparse.Namespace) -> dict[str, Any]:
 def machine_paths(args: argparse.Namespace) -> dict[str, Any]:
     """The files of this machine that encoders and tokenisers ask for, by their flags."""
     return {name: value for name, value in vars(args).items() if name in ("bert_path", "backbone_path")}
-
-
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """The training recipe."""
-    group = parser.add_argument_group("training")
-    group.add_argument("--num_epochs", type=positive(int), default=30, metavar="N", help="(default: %(default)s)")
-    group.add_argument(
-        "--batch_size",
-        type=positive(int),
-        default=128,
-        metavar="N",
-        help="image-caption pairs of a step (default: %(default)s)",
-    )
-    group.add_argument(
-        "--accumulate",
-        type=positive(int),
-        default=1,
-        metavar="K",
-        help="encode the batch in K chunks to save memory; same loss and gradients, all negatives "
-        "included (default: %(default)s)",
-    )
-    group.add_argument(
-        "--learning_rate",
-        type=positive(float),
-        default=5e-4,
-        metavar="X",
-        help="a pre-trained text encoder gets a tenth of it (default: %(default)s)",
-    )
-    group.add_argument(
-        "--lr_update",
-        type=not_negative(int),
-        default=15,
-        metavar="EPOCH",
-        help="first epoch (from 0) with a tenth of the learning rate (default: %(default)s)",
-    )
-    group.add_argument("--optim", choices=OPTIMIZERS, default="adam", help="adam means AdamW (default: %(default)s)")
-    group.add_argument("--loss", choices=LOSSES, default="hinge", help="(default: %(default)s)")
-    _add_options(group, LOSSES.values())
-    group.add_argument(
-        "--grad_clip",
-        type=not_negative(float),
-        default=2.0,
-        metavar="X",
-        help="largest gradient norm, 0 for none (default: %(default)s)",
-    )
-    group.add_argument(
-        "--max_violation", action="store_true", help="hardest negatives from the first step on, without a warm-up"
-    )
-    group.add_argument(
-        "--vse_mean_warmup_epochs",
-        type=not_negative(int),
-        default=1,
-        metavar="N",
-        help="epochs with all violations, before the hardest alone (default: %(default)s)",
-    )
-    group.add_argument(
-        "--embedding_warmup_epochs",
-        type=not_negative(int),
-        default=1,
-        metavar="N",
-        help="grid: epochs with a frozen backbone (default: %(default)s)",
-    )
-    group.add_argument(
-        "--backbone_warmup_epochs",
-        type=not_negative(int),
-        default=0,
-        metavar="N",
-        help="grid: epochs after which one more backbone block is unfrozen (default: %(default)s)",
-    )
-    group.add_argument(
-        "--backbone_lr_factor",
-        type=not_negative(float),
-        default=0.01,
-        metavar="X",
-        help="grid: learning rate of the backbone, relative (default: %(default)s)",
-    )
-    group.add_argument(
-        "--seed", type=not_negative(int), default=0, metavar="N", help="of every random draw (default: %(default)s)"
-    )
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--model_name",
-        metavar="DIR",
-        help="folder of checkpoint.pth and model_best.pth (default: runs/<data_name>_<similarity>)",
-    )
-    group.add_argument(
-        "--logger_name",
-        metavar="DIR",
-        help="folder of the TensorBoard events and train.log (default: <model_name>/log)",
-    )
-    group.add_argument(
-        "--log_step",
-        type=positive(int),
-        default=200,
-        metavar="N",
-        help="steps between log lines (default: %(default)s)",
-    )
-    group.add_argument(
-        "--val_step",
-        type=not_negative(int),
-        default=500,
-        metavar="N",
-        help="steps between validations within an epoch, which are logged but never choose the best "
-        "model; 0: only after each epoch (default: %(default)s)",
-    )
-    group.add_argument("--resume", metavar="FILE", help="continue from this checkpoint")
-    group.add_argument(
-        "--reset_start_epoch", action="store_true", help="with --resume: take the weights alone and train from epoch 0"
-    )

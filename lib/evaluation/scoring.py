@@ -41,15 +41,15 @@ def score_split(
     runner.model.eval()
     try:
         images = image_batches(inputs.images, batch_size, workers, runner.device.type == "cuda")
-        tiles, image_vectors = _encode_images(runner, images, len(inputs.images), vectors)
+        tiles, image_vectors = encode_images(runner, images, len(inputs.images), vectors)
         captions = caption_batches(inputs.captions, batch_size * TOKENS_PER_CAPTION)
-        prepared, caption_vectors = _encode_captions(runner, captions, len(inputs.captions), vectors)
+        prepared, caption_vectors = encode_captions(runner, captions, len(inputs.captions), vectors)
         return SplitScores(_matrix(runner, tiles, prepared), image_vectors, caption_vectors)
     finally:
         runner.model.train(training)
 
 
-def _encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool):
+def encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool):
     """The prepared images in order, in tiles, and their vectors (N, E)."""
     found = []
 
@@ -69,7 +69,7 @@ def _encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool)
     return tiles, torch.cat(found).numpy() if vectors else None
 
 
-def _encode_captions(runner: Runner, batches: Iterable, count: int, vectors: bool):
+def encode_captions(runner: Runner, batches: Iterable, count: int, vectors: bool):
     """The prepared captions of each batch with their columns of the matrix, and their vectors (C, E) in order."""
     prepared, found = [], []
     with _Progress(count, "encode captions", "captions") as bar:
