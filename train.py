@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import logging
 import os
-from pathlib import Path
 
 import torch
 
@@ -22,10 +23,10 @@ from lib.arguments import (
 from lib.checkpoint import load_for, read_checkpoint
 from lib.command_line import Parser, script
 from lib.datasets.images import check_image_list
-from lib.datasets.inputs import open_inputs
+from lib.datasets.inputs import Inputs, open_inputs
 from lib.datasets.layout import image_folder
-from lib.datasets.loaders import train_loader
-from lib.evaluation.metrics import retrieval_metrics
+from lib.datasets.loaders import Loader, train_loader
+from lib.evaluation.metrics import Retrieval, retrieval_metrics
 from lib.evaluation.scoring import score_split
 from lib.files import check_writable
 from lib.model import build_model, complete, describe, reads
@@ -37,6 +38,8 @@ from lib.training.losses import LOSSES
 from lib.training.optim import build_optimizer
 from lib.training.schedule import Schedule
 from lib.training.tracking import Tracker, close_console, setup_console
+
+logger = logging.getLogger("esl")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -56,43 +59,40 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @script
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    devices = visible_devices(args.device)
+    devices, paths = visible_devices(args.device), machine_paths(args)
     set_precision(args.precision)
     torch.manual_seed(args.seed)
-    paths = machine_paths(args)
-    config = complete(model_config(args), paths)
 
-    # data, and everything else that bad input can break, before the first step
+    # what is read: flags, files, data
+    config = complete(model_config(args), paths)
+    loss_options = given_options(LOSSES[args.loss], args)
     checkpoint = read_checkpoint(args.resume, paths) if args.resume else None
     if args.image_list:
         check_image_list(image_folder(args.data_path, args.data_name), args.image_list)
-    what = reads(config, paths)
-    train, val = (open_inputs(args.data_path, args.data_name, name, what) for name in ("train", args.val_split))
-    run, logger = open_run(args)
+    encoders_read = reads(config, paths)
+    train = open_inputs(args.data_path, args.data_name, "train", encoders_read)
+    val = open_inputs(args.data_path, args.data_name, args.val_split, encoders_read)
+    loader = train_loader(train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda")
 
-    # model, loss and optimizer
+    # what is trained: model, loss, optimizer, schedule
+    run = open_run(args)
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
     runner = Runner(model, devices, args.precision, Way(args.kernels, args.score_memory and args.score_memory << 20))
-    loss = LOSSES[args.loss]
-    criterion = loss.make(config.embed_size, **given_options(loss, args)).to(runner.device)
+    criterion = LOSSES[args.loss].make(config.embed_size, **loss_options).to(runner.device)
     optimizer = build_optimizer(model, criterion, args.optim, args.learning_rate, args.backbone_lr_factor)
-    staged = bool(model.image_encoder.pretrained_parameters())
-    trainer = Trainer(runner, criterion, optimizer, schedule(args, staged), args.grad_clip, args.accumulate, args.seed)
-    loader = train_loader(train, args.batch_size, args.seed, args.workers, runner.device.type == "cuda")
+    schedule = build_schedule(args, staged=bool(model.image_encoder.pretrained_parameters()))
+    trainer = Trainer(runner, criterion, optimizer, schedule, args.grad_clip, args.accumulate, args.seed)
 
-    # start or go on
-    if checkpoint and not args.reset_start_epoch:
+    # start, or go on
+    goes_on = checkpoint is not None and not args.reset_start_epoch
+    if goes_on:
         resume(run, trainer, checkpoint)
-    if run.epoch == 0 or Path(args.resume).resolve().parent != run.folder.resolve():
+    if not goes_on or checkpoint.path.resolve().parent != run.folder.resolve():
         move_aside(run.folder)
     run.tracker = Tracker(args.logger_name)
-    for name, inputs in (("train", train), (args.val_split, val)):
-        logger.info("%s: %d images, %d captions", name, inputs.split.n_images, inputs.split.n_captions)
-    parameters = sum(p.numel() for p in model.parameters())
-    where, steps = ", ".join(map(str, devices)), len(loader.batch_sampler)
-    logger.info("%s: %s parameters, on %s, %d steps per epoch", describe(config), f"{parameters:,}", where, steps)
+    announce(args, trainer, loader, train, val)
 
-    def validate():
+    def validate() -> Retrieval:
         scores = score_split(runner, val, args.batch_size, args.workers)
         return retrieval_metrics(scores.matrix, val.split.image_of_caption)
 
@@ -104,19 +104,26 @@ def main(argv: list[str] | None = None) -> None:
     close_console()
 
 
-def open_run(args: argparse.Namespace) -> tuple[Run, object]:
-    """The run on disk and its console; InputError where its folders can't be written."""
+def open_run(args: argparse.Namespace) -> Run:
+    """The run on disk, its console included; InputError where its folders can't be written."""
     folder = check_writable(args.model_name, "--model_name")
-    logger = setup_console(check_writable(args.logger_name, "--logger_name") / "train.log")
-    settings = {k: v for k, v in vars(args).items() if isinstance(v, int | float | str | bool | None)}
-    return Run(folder, Tracker(None), settings), logger
+    setup_console(check_writable(args.logger_name, "--logger_name") / "train.log")
+    return Run(folder, {k: v for k, v in vars(args).items() if isinstance(v, int | float | str | bool | None)})
 
 
-def schedule(args: argparse.Namespace, staged: bool) -> Schedule:
-    return Schedule(
-        args.lr_update, args.vse_mean_warmup_epochs, args.max_violation, args.embedding_warmup_epochs,
-        args.backbone_warmup_epochs, staged,
-    )  # fmt: skip
+def build_schedule(args: argparse.Namespace, staged: bool) -> Schedule:
+    names = [field.name for field in dataclasses.fields(Schedule) if field.name != "staged"]
+    return Schedule(**{name: getattr(args, name) for name in names}, staged=staged)
+
+
+def announce(args: argparse.Namespace, trainer: Trainer, loader: Loader, train: Inputs, val: Inputs) -> None:
+    """Say what is about to be trained."""
+    for name, inputs in (("train", train), (args.val_split, val)):
+        logger.info("%s: %d images, %d captions", name, inputs.split.n_images, inputs.split.n_captions)
+    model, devices = trainer.runner.model, trainer.runner.devices
+    parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    where, steps = ", ".join(map(str, devices)), len(loader.batch_sampler)
+    logger.info("%s: %s, on %s, %d steps per epoch", describe(model.config), parameters, where, steps)
 
 
 if __name__ == "__main__":

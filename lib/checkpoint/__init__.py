@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lib.checkpoint import ours, released
 from lib.checkpoint.content import Checkpoint
+from lib.checkpoint.formats import FORMATS
 from lib.checkpoint.loading import check_complete, load_for, load_model
 from lib.checkpoint.ours import save_checkpoint
 from lib.errors import InputError, listed
@@ -30,10 +30,9 @@ def read_checkpoint(path: str | Path, paths: dict[str, Any] | None = None) -> Ch
 
 
 def _interpret(content: object, path: Path, paths: dict[str, Any]) -> Checkpoint:
-    if ours.is_ours(content):
-        return ours.read(content, path)
-    if released.is_released(content):
-        return released.read(content, path, paths)
+    for each in FORMATS.values():
+        if each.recognises(content):
+            return each.read(content, path, paths)
     if isinstance(content, dict):
         found = f"a dict with {listed(list(content)) or 'nothing'}"
     else:
@@ -42,13 +41,13 @@ def _interpret(content: object, path: Path, paths: dict[str, Any]) -> Checkpoint
 
 
 def convert(source: str | Path, target: str | Path, to: str, paths: dict[str, Any] | None = None) -> Checkpoint:
-    """Write the checkpoint `source` to `target` in the format `to` ("ours" or "released"); returns what was read.
+    """Write the checkpoint `source` to `target` in the format `to`, a row of FORMATS; returns what was read.
 
     Weights stay the same bit for bit. Raises InputError unless `source` is complete.
     """
-    if to not in ("ours", "released"):
-        raise InputError(f"--to is '{to}', expected ours or released")
+    if to not in FORMATS:
+        raise InputError(f"--to is '{to}', expected {' or '.join(FORMATS)}")
     checkpoint = read_checkpoint(source, paths)
     check_complete(checkpoint)
-    (ours if to == "ours" else released).write(target, checkpoint)
+    FORMATS[to].write(target, checkpoint)
     return checkpoint

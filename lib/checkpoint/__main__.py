@@ -8,14 +8,15 @@ import os
 
 from lib.checkpoint import convert, read_checkpoint
 from lib.checkpoint.content import Checkpoint
+from lib.checkpoint.formats import FORMATS
 from lib.checkpoint.loading import check_complete
 from lib.command_line import Parser, script
 from lib.encoders.bert import load_bert_config
 from lib.errors import InputError
 
 _BERT_HELP = (
-    "folder or hub name of a BERT configuration that fits the weights of a released file; it tells the number of "
-    "attention heads (default: heads of 64, as in every BERT release)"
+    "folder of a BERT configuration that fits the weights of a released file, for the number of attention heads "
+    "(default: heads of 64, as in every BERT release)"
 )
 
 
@@ -25,11 +26,11 @@ def parser() -> argparse.ArgumentParser:
     change = commands.add_parser("convert", help="write a checkpoint in the other format")
     change.add_argument("source", metavar="IN")
     change.add_argument("target", metavar="OUT")
-    change.add_argument("--to", choices=("ours", "released"), required=True)
+    change.add_argument("--to", choices=FORMATS, required=True)
     show = commands.add_parser("show", help="say what a checkpoint is")
     show.add_argument("source", metavar="FILE")
     for command in (change, show):
-        command.add_argument("--bert_path", help=_BERT_HELP)
+        command.add_argument("--bert_path", metavar="DIR", help=_BERT_HELP)
     return top
 
 
@@ -57,6 +58,7 @@ def _lines(checkpoint: Checkpoint) -> list[str]:
     config = dataclasses.asdict(checkpoint.config)
     parts = {part: config.pop(f"{part}_options") for part in ("similarity", "image", "text")}
     weights = sum(tensor.numel() for tensor in checkpoint.model.values())
+    settings = [f"{name} {value}" for name, value in sorted(checkpoint.settings.items()) if value not in ("", None)]
     return [
         f"{checkpoint.path}: {checkpoint.description}",
         f"epoch {checkpoint.epoch}, step {checkpoint.step}, best RSUM {checkpoint.best_rsum:.1f}, "
@@ -67,10 +69,7 @@ def _lines(checkpoint: Checkpoint) -> list[str]:
             f"{part}: {', '.join(f'{name} {value}' for name, value in options.items())}"
             for part, options in parts.items()
         ),
-        "settings: "
-        + (
-            ", ".join(f"{name} {value}" for name, value in sorted(checkpoint.settings.items()) if value != "") or "none"
-        ),
+        f"settings: {', '.join(settings) or 'none'}",
     ]
 
 

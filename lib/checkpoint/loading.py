@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from lib.checkpoint import released
 from lib.checkpoint.content import Checkpoint
+from lib.checkpoint.formats import FORMATS
 from lib.config import ModelConfig
 from lib.errors import InputError, shown
 from lib.model import MatchingModel, build_model, image_part, text_part
@@ -44,7 +44,7 @@ def load_for(config: ModelConfig, checkpoint: Checkpoint) -> MatchingModel:
 
 def _naming(checkpoint: Checkpoint) -> tuple:
     """How a message begins that says what does not fit, and how it names a weight."""
-    named = partial(released.released_name, config=checkpoint.config) if checkpoint.origin == "released" else str
+    named = partial(FORMATS[checkpoint.origin].name_of, config=checkpoint.config)
     return f"{checkpoint.path}: not the weights of {checkpoint.description}", named
 
 

@@ -51,11 +51,15 @@ def write_content(path: str | Path, content: Any) -> None:
             raise InputError(f"{path}: cannot be written ({reason}); is the disk full?") from None
 
 
-def is_ours(content: Any) -> bool:
+def recognises(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def read(content: dict[str, Any], path: Path) -> Checkpoint:
+def name_of(key: str, config: ModelConfig) -> str:
+    return key
+
+
+def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoint:
     """The Checkpoint of a file in our format; InputError for one of a newer version or with entries missing."""
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:

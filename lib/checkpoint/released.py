@@ -141,7 +141,7 @@ def _applying(rows: tuple, similarity: str, grid: bool) -> list:
     return [row for row in rows if set(row.where.split()) <= traits]
 
 
-def released_name(key: str, config: ModelConfig) -> str:
+def name_of(key: str, config: ModelConfig) -> str:
     """What one of our keys is called in a released file: "sim_vec: sims.calculator_1.masks_0.weight"."""
     return _released_name(key, config.similarity, config.image_encoder == "grid")
 
@@ -153,7 +153,7 @@ def _released_name(key: str, similarity: str, grid: bool) -> str:
     return key
 
 
-def is_released(content: Any) -> bool:
+def recognises(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("model"), list | tuple)
 
 

@@ -35,17 +35,17 @@ JUDGED_ON = (
 
 @dataclasses.dataclass
 class Run:
-    """A run on disk: where it writes, how far it is, the best RSUM on its validation split, its command-line values."""
+    """A run on disk: where it writes, its command-line values, how far it is, the best RSUM on its validation split."""
 
     folder: Path
-    tracker: Tracker
     settings: dict[str, Any]
     epoch: int = 0
     step: int = 0
     best_rsum: float = -1.0
+    tracker: Tracker = dataclasses.field(default_factory=lambda: Tracker(None))
 
     def save(self, trainer: Trainer, improved: bool) -> None:
-        """Write the latest state, and before it, where it `improved`, the best model: after a crash in between a resumed
+        """Write the latest state, and before it the best model where it `improved`: after a crash in between, a resumed
         run repeats the epoch and writes both."""
         state = {key: getattr(self, key) for key in ("epoch", "step", "best_rsum", "settings")}
         if improved:
