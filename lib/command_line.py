@@ -14,7 +14,7 @@ class Parser(argparse.ArgumentParser):
     """Reports a command line that can't be understood as any other bad input: in one line."""
 
     def error(self, message: str):
-        raise InputError(f"{message}; see {self.prog} --help")
+        raise InputError(f"{' '.join(message.split())}; see {self.prog} --help")
 
 
 def positive(kind: type = int):

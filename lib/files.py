@@ -62,7 +62,7 @@ def plain(value: Any, other: Callable[[Any], Any] = str) -> Any:
     if isinstance(value, list | tuple):
         items = [plain(item, other) for item in value]
         return tuple(items) if type(value) is tuple else items
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.ndarray | np.generic) and value.dtype != np.longdouble:
         return plain(value.tolist(), other)
     return value if type(value) in (str, int, float, bool, type(None)) else other(value)
 
@@ -81,7 +81,7 @@ def read_json(path: str | Path):
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder, expected a JSON file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); download or write the file again") from None
 
 

@@ -11,6 +11,7 @@ from lib.datasets.inputs import Reads
 from lib.datasets.tokenisers import TOKENISERS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.encoders.encoder import ImageEncoder, ImageEncoderPart, Paths, TextEncoder, TextEncoderPart
+from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
 from lib.similarity import HEADS
 from lib.similarity.head import SimilarityHead
@@ -52,6 +53,8 @@ def complete(config: ModelConfig, paths: Paths | None = None) -> ModelConfig:
 
     Raises InputError for names that no table has and for values that a part can't have.
     """
+    if config.embed_size < 2:
+        raise InputError(f"--embed_size is {config.embed_size}, expected at least 2")
     image, text, head = image_part(config), text_part(config), row(HEADS, config.similarity, "--similarity")
     image_options, text_options = config.image_options, config.text_options
     if paths is not None:

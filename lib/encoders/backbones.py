@@ -113,7 +113,7 @@ def build_backbone(source: str, backbone_path: str | Path | None = None, pretrai
     if not pretrained or source == "tiny":
         return backbone
     if backbone_path:
-        origin, content = str(backbone_path), read_file(backbone_path)
+        origin, content = str(backbone_path), _read(backbone_path, source)
     elif source == "detector":
         raise InputError(
             "backbone_source detector: no weights given; name them with --backbone_path "
@@ -126,6 +126,13 @@ def build_backbone(source: str, backbone_path: str | Path | None = None, pretrai
     where = f"{origin}: not the weights of backbone_source {source}"
     load_strictly(backbone, weights, where, may_lack=lambda key: key.endswith("num_batches_tracked"))
     return backbone
+
+
+def _read(path: str | Path, source: str):
+    try:
+        return read_file(path)
+    except InputError as error:
+        raise InputError(f"{error}; --backbone_path names the file with the weights of {source}") from None
 
 
 def _download(url: str, source: str):

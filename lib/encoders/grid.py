@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from lib.encoders.backbones import CHANNELS, build_backbone
 from lib.encoders.encoder import ImageEncoder
 from lib.encoders.regions import projection
-from lib.encoders.transforms import SquareTransform, bgr_minus_mean, imagenet_normalize, input_size
+from lib.encoders.transforms import BASE_SIZE, SquareTransform, bgr_minus_mean, imagenet_normalize, input_size
 from lib.errors import InputError
 from lib.fragments import Fragments
+
+LARGEST_FACTOR = 64  # squares of 16,384 pixels
 
 
 class GridEncoder(ImageEncoder):
@@ -60,7 +62,7 @@ def grid_transform(options: dict) -> SquareTransform:
 
 
 def check_grid(embed_size: int, options: dict) -> None:
-    """InputError for an input without pixels."""
+    """InputError for an input without pixels, or with so many that no memory holds an image."""
     factor = options["input_scale_factor"]
-    if not isinstance(factor, int | float) or not input_size(factor):
-        raise InputError(f"--input_scale_factor is {factor}, expected a number that gives squares of at least a pixel")
+    if not isinstance(factor, int | float) or not 1 / BASE_SIZE <= factor <= LARGEST_FACTOR:
+        raise InputError(f"--input_scale_factor is {factor}, expected a number from 1/{BASE_SIZE} to {LARGEST_FACTOR}")

@@ -61,6 +61,6 @@ def region_encoder(embed_size: int, options: dict, paths: dict | None) -> Region
 
 
 def check_regions(embed_size: int, options: dict) -> None:
-    """InputError where the perceptron would have no hidden unit."""
-    if embed_size < 2:
-        raise InputError(f"--embed_size is {embed_size}, expected at least 2")
+    """InputError for features without a size."""
+    if not isinstance(options["img_dim"], int) or options["img_dim"] < 1:
+        raise InputError(f"--img_dim is {options['img_dim']}, expected a positive number")

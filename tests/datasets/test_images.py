@@ -9,9 +9,10 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from lib.datasets.images import ImageFolder, check_image_list, find_images, read_image
+from lib.datasets.images import ImageFolder, RawImages, check_image_list, find_images, read_image
 from lib.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -233,3 +234,23 @@ def test_images_of_a_folder_are_found_in_subfolders_and_sorted(folder, tmp_path)
 def test_mapping_keys_that_are_no_integers_are_an_error(tmp_path):
     with pytest.raises(InputError, match="ids must be integers.*COCO_1"):
         ImageFolder(tmp_path, {"COCO_1": "a.jpg"})
+
+
+# --- Input of an encoder ----------------------------------------------------------------------------------------------
+
+
+def test_raw_images_are_decoded_and_handed_to_the_transform_with_the_generator(folder):
+    seen = []
+    images = RawImages(folder, lambda image, rng: seen.append((image, rng)) or torch.full((3, 2, 2), len(seen)))
+    rng = np.random.default_rng(0)
+    assert len(images) == 3
+    assert images(2, rng)[0, 0, 0] == 1 and images(0)[0, 0, 0] == 2
+    assert [generator for _, generator in seen] == [rng, None]
+    for image, _ in seen:
+        np.testing.assert_array_equal(image, RGB)
+
+
+def test_a_broken_raw_image_is_an_error_that_names_file_and_id(folder, tmp_path):
+    (tmp_path / "b.png").write_bytes(b"<html>404</html>")
+    with pytest.raises(InputError, match=r"b\.png \(image id 20\): corrupt or truncated"):
+        RawImages(folder, lambda image, rng: torch.zeros(3, 2, 2))(2)

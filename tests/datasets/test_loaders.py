@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-import functools
+import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from lib.datasets.captions import TokenizedCaptions, load_tokenizer
-from lib.datasets.loaders import (
-    EpochSampler,
-    ImageTrainSet,
-    RegionTrainSet,
-    TrainBatch,
-    caption_batches,
-    image_batches,
-    train_loader,
-)
-from lib.datasets.splits import open_split
+from lib.datasets.inputs import Reads, open_inputs
+from lib.datasets.loaders import EpochSampler, Pairs, TrainBatch, caption_batches, image_batches, train_loader
+from lib.datasets.tokenisers import WordPiece, load_tokenizer
+from lib.encoders.transforms import SquareTransform, imagenet_normalize
 from lib.errors import InputError
 from lib.fragments import Fragments
 
-N_IMAGES, REGIONS, IMG_DIM = 7, 6, 8
+N_IMAGES, REGIONS, IMG_DIM, SIDE = 7, 6, 8, 8
+WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Seven images, each with two captions of its own length; image i holds i everywhere; images 0–2 miss a region."""
-    root = tmp_path_factory.mktemp("data")
+    """Seven images, each with two captions of its own length, as regions and as files of noise.
+
+    The regions of image i hold i everywhere; images 0 to 2 miss their last region.
+    """
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     (root / "precomp").mkdir()
+    (root / "images").mkdir()
     values = np.arange(N_IMAGES, dtype=np.float16)[:, None, None] * np.ones((1, REGIONS, IMG_DIM), np.float16)
     np.save(root / "precomp" / "train_ims.npy", values)
     mask = np.ones((N_IMAGES, REGIONS), bool)
     mask[:3, -1] = False
     np.save(root / "precomp" / "train_mask.npy", mask)
+    for i in range(N_IMAGES):
+        Image.fromarray(rng.integers(0, 256, (12, 10 + i, 3), dtype=np.uint8)).save(root / "images" / f"{i}.png")
+    (root / "precomp" / "train_ids.txt").write_text("".join(f"{i}\n" for i in range(N_IMAGES)))
+    (root / "id_mapping.json").write_text(json.dumps({str(i): f"{i}.png" for i in range(N_IMAGES)}))
     words = ["red", "ball", "on", "grass", "left", "of", "dog"]
     lines = [" ".join(words[: 1 + (i * 5) % 7] * 2) for i in range(2 * N_IMAGES)]
     (root / "precomp" / "train_caps.txt").write_text("\n".join(lines) + "\n")
@@ -43,18 +47,29 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def split(root):
-    return open_split(root, "f30k", "train", img_dim=IMG_DIM)
+def tokeniser(root):
+    return WordPiece(load_tokenizer(root), {"vocab_size": 20, "max_position_embeddings": 40})
 
 
 @pytest.fixture(scope="module")
-def tokenized(root, split):
-    return TokenizedCaptions(split.captions, load_tokenizer(root))
+def inputs(root, tokeniser):
+    return open_inputs(root, "f30k", "train", Reads(tokeniser, img_dim=IMG_DIM))
+
+
+@pytest.fixture(scope="module")
+def raw_inputs(root, tokeniser):
+    return open_inputs(root, "f30k", "train", Reads(tokeniser, transform=SquareTransform(SIDE, imagenet_normalize)))
+
+
+@pytest.fixture(scope="module", params=["regions", "raw images"])
+def either(request, inputs, raw_inputs):
+    """The split as regions, then as raw images."""
+    return inputs if request.param == "regions" else raw_inputs
 
 
 def flat(batch):
     images = list(batch.images) if isinstance(batch.images, Fragments) else [batch.images]
-    return [*images, batch.captions, batch.indices]
+    return [*images, *batch.captions, batch.indices]
 
 
 def epochs(loader, *numbers):
@@ -71,28 +86,40 @@ def equal(first, second):
     )
 
 
-def test_region_batches_match_images_to_captions(split, tokenized):
-    loader = train_loader(RegionTrainSet(split, tokenized, seed=1), batch_size=4, seed=1)
-    for batch in loader:
+def test_region_batches_match_images_to_captions(inputs):
+    for batch in train_loader(inputs, batch_size=4, seed=1):
         assert isinstance(batch, TrainBatch) and isinstance(batch.images, Fragments)
         assert batch.images.features.shape == (4, REGIONS, IMG_DIM)
         assert batch.images.features.dtype == torch.float16 and batch.images.mask.dtype == torch.bool
         assert batch.images.features[:, 0, 0].tolist() == (batch.indices // 2).tolist()
-        assert batch.captions.dtype == batch.indices.dtype == torch.int64
-        assert batch.captions[:, 0].tolist() == [2] * 4 and batch.captions.shape[0] == 4
+        assert batch.captions.ids.dtype == batch.captions.lengths.dtype == batch.indices.dtype == torch.int64
+        assert batch.captions.ids[:, 0].tolist() == [2] * 4 and batch.captions.count == 4
 
 
-def test_workers_do_not_change_any_batch_of_any_epoch(split, tokenized):
-    results = []
-    for workers in (0, 2):
-        dataset = RegionTrainSet(split, tokenized, seed=5)
-        results.append(epochs(train_loader(dataset, batch_size=3, seed=5, workers=workers), 0, 1))
-    assert equal(*results)
+def test_lengths_of_a_batch_are_those_of_its_noisy_captions(inputs):
+    for batch in train_loader(inputs, batch_size=4, seed=1):
+        for ids, length, index in zip(*batch.captions, batch.indices.tolist(), strict=True):
+            noisy = inputs.captions.noisy_ids(index, np.random.default_rng([1, 0, index]))
+            assert ids[:length].tolist() == noisy.tolist() and not ids[length:].any()
 
 
-def test_epochs_and_seeds_differ_and_repeat(split, tokenized):
+def test_workers_do_not_change_any_batch_of_any_epoch(either):
+    results = [epochs(train_loader(either, batch_size=3, seed=5, workers=workers), 0, 1) for workers in (0, 2)]
+    assert len(results[0]) == 8 and equal(*results)
+
+
+def test_samples_are_the_same_where_workers_get_a_pickled_copy(either):
+    pairs = Pairs(either, seed=5)
+    sample, copied = pairs[1, 6], pickle.loads(pickle.dumps(pairs))[1, 6]
+    assert all(
+        map(torch.equal, *(each[0] if isinstance(each[0], Fragments) else each[:1] for each in (sample, copied)))
+    )
+    assert np.array_equal(sample[1], copied[1])
+
+
+def test_epochs_and_seeds_differ_and_repeat(either):
     def run(seed, *numbers):
-        return epochs(train_loader(RegionTrainSet(split, tokenized, seed=seed), 3, seed=seed), *numbers)
+        return epochs(train_loader(either, 3, seed=seed), *numbers)
 
     assert equal(run(0, 4), run(0, 4))
     assert equal(run(0, 0, 1)[4:], run(0, 1))  # a resumed run draws what an uninterrupted one draws
@@ -101,48 +128,41 @@ def test_epochs_and_seeds_differ_and_repeat(split, tokenized):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_loading_leaves_the_global_random_state_alone(split, tokenized, workers):
-    state = torch.get_rng_state()
-    epochs(train_loader(RegionTrainSet(split, tokenized, seed=0), 5, seed=0, workers=workers), 0)
-    list(image_batches(split, 3, workers))
-    assert torch.equal(state, torch.get_rng_state())
+def test_loading_leaves_the_global_random_state_alone(either, workers):
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    epochs(train_loader(either, 5, seed=0, workers=workers), 0)
+    list(image_batches(either.images, 3, workers))
+    assert torch.equal(states[0], torch.get_rng_state()) and np.array_equal(states[1], np.random.get_state()[1])
 
 
-def test_region_drop_masks_real_regions_at_its_rate(split, tokenized):
-    dataset = RegionTrainSet(split, tokenized, seed=0)
-    kept = np.array([[dataset[epoch, index][0].mask.numpy() for index in range(14)] for epoch in range(400)])
-    assert not kept[:, :6, -1].any()  # the images 0–2 have no last region
-    assert np.mean(kept[:, 6:]) == pytest.approx(0.8, abs=0.01)
-    full = RegionTrainSet(split, tokenized, seed=0, size_augment=0.0)
-    assert full[0, 0][0].mask.tolist() == [True] * 5 + [False] and full[0, 13][0].mask.all()
+def test_regions_are_dropped_by_the_samples_generator_after_its_words(inputs):
+    dataset, dropped = Pairs(inputs, seed=3), 0
+    for epoch, index in [(0, 0), (2, 9), (2, 13), (5, 4)]:
+        rng = np.random.default_rng([3, epoch, index])
+        inputs.captions.noisy_ids(index, rng)
+        expected = inputs.images(index // 2, rng)
+        found, _, place = dataset[epoch, index]
+        assert place == index and all(map(torch.equal, found, expected))
+        dropped += int((~found.mask).sum())
+    assert dropped > 2  # more than the two that images 0 and 2 miss
 
 
-def test_image_that_would_lose_every_region_keeps_its_real_ones(split, tokenized):
-    dataset = RegionTrainSet(split, tokenized, seed=0, size_augment=1.0)
-    assert dataset[0, 0][0].mask.tolist() == [True] * 5 + [False]
+def test_caption_noise_is_that_of_the_sample(inputs):
+    expected = inputs.captions.noisy_ids(9, np.random.default_rng([3, 2, 9]))
+    assert np.array_equal(Pairs(inputs, seed=3)[2, 9][1], expected)
 
 
-def test_caption_noise_is_that_of_the_sample(split, tokenized):
-    dataset = RegionTrainSet(split, tokenized, seed=3)
-    expected = tokenized.noisy_ids(9, np.random.default_rng([3, 2, 9]))
-    assert np.array_equal(dataset[2, 9][1], expected)
-
-
-def draw_image(image, rng):
-    noise = 0.0 if rng is None else rng.random()
-    return torch.full((3, 2, 2), image + noise, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_raw_images_are_loaded_by_the_callable_with_the_samples_generator(split, tokenized, workers):
-    loader = train_loader(ImageTrainSet(split, tokenized, draw_image, seed=2), 4, seed=2, workers=workers)
+@WORKERS
+def test_raw_images_are_augmented_by_the_samples_generator_after_its_words(raw_inputs, workers):
+    loader = train_loader(raw_inputs, 4, seed=2, workers=workers)
     loader.batch_sampler.set_epoch(1)
     for batch in loader:
-        assert batch.images.shape == (4, 3, 2, 2)
+        assert batch.images.shape == (4, 3, SIDE, SIDE) and batch.images.dtype == torch.float32
         for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
             rng = np.random.default_rng([2, 1, index])
-            tokenized.noisy_ids(index, rng)
-            assert image[0, 0, 0] == index // 2 + rng.random()
+            raw_inputs.captions.noisy_ids(index, rng)
+            assert torch.equal(image, raw_inputs.images(index // 2, rng))
+            assert not torch.equal(image, raw_inputs.images(index // 2))
 
 
 def test_sampler_visits_each_caption_once_and_drops_the_rest():
@@ -159,46 +179,51 @@ def test_set_smaller_than_a_batch_gives_one_smaller_batch():
     assert len(sampler) == 1 and [sorted(batch) for batch in sampler] == [[(0, 0), (0, 1), (0, 2)]]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_nan_found_by_a_worker_reaches_the_user_as_one_line(root, tokenized, tmp_path, workers):
+@WORKERS
+def test_nan_found_by_a_worker_reaches_the_user_as_one_line(root, tokeniser, tmp_path, workers):
     (tmp_path / "precomp").mkdir()
     (tmp_path / "precomp" / "train_caps.txt").write_bytes((root / "precomp" / "train_caps.txt").read_bytes())
     values = np.load(root / "precomp" / "train_ims.npy")
     values[5, 1, 2] = np.nan
     np.save(tmp_path / "precomp" / "train_ims.npy", values)
-    bad = open_split(tmp_path, "f30k", "train")
-    for loader in (train_loader(RegionTrainSet(bad, tokenized, 0), 7, 0, workers), image_batches(bad, 7, workers)):
+    bad = open_inputs(tmp_path, "f30k", "train", Reads(tokeniser))
+    for loader in (train_loader(bad, 7, 0, workers), image_batches(bad.images, 7, workers)):
         with pytest.raises(InputError, match="train_ims.npy, row 5, region 1: NaN") as error:
             list(loader)
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_image_batches_give_each_image_once_in_order(split, workers):
-    loader = image_batches(split, 3, workers)
+@WORKERS
+def test_image_batches_give_each_image_once_in_order(inputs, workers):
+    loader = image_batches(inputs.images, 3, workers)
     batches = list(loader)
-    assert len(loader) == len(batches) == 3 and [len(batch.mask) for batch in batches] == [3, 3, 1]
+    assert len(loader) == len(batches) == 3 and [batch.count for batch in batches] == [3, 3, 1]
     assert torch.cat([batch.features[:, 0, 0] for batch in batches]).tolist() == list(range(N_IMAGES))
     assert torch.cat([batch.mask for batch in batches]).sum(1).tolist() == [5, 5, 5, 6, 6, 6, 6]
 
 
-def test_raw_image_batches_use_the_callable_without_augmentation(split):
-    batches = list(image_batches(split, 4, load_image=functools.partial(draw_image)))
-    assert torch.cat(batches)[:, 0, 0, 0].tolist() == list(range(N_IMAGES))
+@WORKERS
+def test_raw_image_batches_are_not_augmented(raw_inputs, workers):
+    batches = list(image_batches(raw_inputs.images, 4, workers))
+    assert [len(batch) for batch in batches] == [4, 3]
+    assert torch.equal(torch.cat(batches), torch.stack([raw_inputs.images(image) for image in range(N_IMAGES)]))
 
 
-def test_caption_batches_hold_every_caption_once_within_the_token_budget(tokenized):
-    batches = caption_batches(tokenized, tokens_per_batch=40)
-    assert sorted(torch.cat([indices for indices, _ in batches]).tolist()) == list(range(len(tokenized)))
+def test_caption_batches_hold_every_caption_once_within_the_token_budget(inputs):
+    captions = inputs.captions
+    batches = caption_batches(captions, tokens_per_batch=40)
+    assert sorted(torch.cat([indices for indices, _ in batches]).tolist()) == list(range(len(captions)))
     assert len(batches) > 2
     for indices, tokens in batches:
-        assert tokens.numel() <= 40 and len(tokens) == len(indices)
-        for index, row in zip(indices.tolist(), tokens, strict=True):
-            ids = tokenized.ids(index)
+        assert tokens.ids.numel() <= 40 and tokens.count == len(indices)
+        assert tokens.lengths.tolist() == captions.lengths[indices].tolist()
+        for index, row in zip(indices.tolist(), tokens.ids, strict=True):
+            ids = captions.ids(index)
             assert row[: len(ids)].tolist() == ids.tolist() and not row[len(ids) :].any()
-    lengths = [tokenized.lengths[index] for indices, _ in batches for index in indices]
+    lengths = [captions.lengths[index] for indices, _ in batches for index in indices]
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_caption_longer_than_the_budget_still_gets_its_batch(tokenized):
-    assert len(caption_batches(tokenized, tokens_per_batch=1)) == len(tokenized)
+def test_caption_longer_than_the_budget_still_gets_its_batch(inputs):
+    batches = caption_batches(inputs.captions, tokens_per_batch=1)
+    assert len(batches) == len(inputs.captions) and all(tokens.count == 1 for _, tokens in batches)

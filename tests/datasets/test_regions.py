@@ -1,4 +1,4 @@
-"""Region features on disk: what is refused, and that memory follows the rows read."""
+"""Region features on disk: what is refused, and that memory follows the rows read; the regions dropped in training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from lib.datasets.regions import RegionFeatures
+from lib.datasets import regions
+from lib.datasets.regions import RegionFeatures, RegionImages
 from lib.errors import InputError
 
 
@@ -130,6 +132,55 @@ def test_pickled_features_map_the_file_again(tmp_path, array):
     features = RegionFeatures(save(tmp_path / "x.npy", array))
     features.row(0)
     assert np.array_equal(pickle.loads(pickle.dumps(features)).row(2)[0], array[2])
+
+
+# --- Images of a split ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def masked(tmp_path, array):
+    """Features of six rows, of which row i has 1 + i % 4 real regions."""
+    mask = np.arange(4) <= np.arange(6)[:, None] % 4
+    return RegionFeatures(save(tmp_path / "x.npy", array.astype(np.float16)), save(tmp_path / "m.npy", mask))
+
+
+def test_image_i_is_the_row_that_the_split_names_whole_in_evaluation(masked, array):
+    images = RegionImages(masked, np.array([4, 1, 3]))
+    assert len(images) == 3
+    for image, row in enumerate([4, 1, 3]):
+        features, mask = images(image)
+        assert features.dtype == torch.float16 and features.tolist() == array[row].astype(np.float16).tolist()
+        assert mask.tolist() == [region <= row % 4 for region in range(4)]
+
+
+def test_real_regions_are_dropped_at_their_rate_and_padding_stays_padding(tmp_path):
+    mask = np.arange(20_000)[None] < 15_000
+    features = RegionFeatures(
+        save(tmp_path / "x.npy", np.zeros((1, 20_000, 1), np.float32)), save(tmp_path / "m.npy", mask)
+    )
+    images = RegionImages(features, np.array([0]))
+    kept = images(0, np.random.default_rng(0)).mask.numpy()
+    assert not kept[15_000:].any()
+    assert kept[:15_000].mean() == pytest.approx(0.8, abs=0.01)
+    assert images(0).mask.sum() == 15_000
+
+
+def test_dropping_depends_on_the_generator_alone_and_leaves_the_features_as_they_are(masked):
+    images = RegionImages(masked, np.arange(6))
+    first, again = (images(3, np.random.default_rng([3, 1])) for _ in range(2))
+    assert torch.equal(first.mask, again.mask) and torch.equal(first.features, images(3).features)
+    assert len({tuple(images(3, np.random.default_rng(seed)).mask.tolist()) for seed in range(40)}) > 4
+    assert images(3).mask.all()
+
+
+def test_image_that_would_lose_every_region_keeps_its_real_ones(masked, monkeypatch):
+    monkeypatch.setattr(regions, "SIZE_AUGMENT", 1.0)
+    images = RegionImages(masked, np.arange(6))
+    for image in range(6):
+        assert images(image, np.random.default_rng(0)).mask.tolist() == [region <= image % 4 for region in range(4)]
+
+
+# --- Memory -----------------------------------------------------------------------------------------------------------
 
 
 def resident_mb():

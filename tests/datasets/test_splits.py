@@ -116,6 +116,39 @@ def test_dev_is_cut_between_images(tmp_path):
     assert (dev.n_images, dev.n_captions) == (3, 4500)
 
 
+def test_dev_of_ones_own_data_is_not_cut(tmp_path):
+    write_split(tmp_path, "dev", 1014)
+    dev = open_split(tmp_path, "birds", "dev")
+    assert (dev.n_images, dev.n_captions, dev.limited) == (1014, 5070, False)
+
+
+def test_own_data_with_one_caption_an_image_opens_as_it_is(tmp_path):
+    write_split(tmp_path, "train", 6, per_image=1)
+    split = open_split(tmp_path, "birds", "train", img_dim=4)
+    assert (split.n_images, split.n_captions) == (6, 6)
+    assert split.rows.tolist() == split.image_of_caption.tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("rows", ["per image", "per caption"])
+@pytest.mark.parametrize("data_name", ["birds", "coco", "f30k"])
+def test_a_varying_number_of_captions_opens_with_an_id_for_each_caption(tmp_path, data_name, rows):
+    counts = [1, 4, 2]
+    write_split(tmp_path, "train", 3, ids=np.repeat([30, 10, 20], counts), n_captions=7)
+    if rows == "per caption":
+        features = np.load(tmp_path / "precomp" / "train_ims.npy")
+        np.save(tmp_path / "precomp" / "train_ims.npy", np.repeat(features, counts, 0))
+    split = open_split(tmp_path, data_name, "train")
+    assert split.image_of_caption.tolist() == [0, 1, 1, 1, 1, 2, 2] and split.image_ids.tolist() == [30, 10, 20]
+    assert [split.features.row(row)[0][0, 0] for row in split.rows] == [0, 1, 2]
+    assert open_split(tmp_path, data_name, "train", limit=2).captions == [f"caption {i}" for i in range(5)]
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path):
+    write_split(tmp_path, "train", 2)
+    with pytest.raises(InputError, match="'../x': expected coco, f30k or a plain name"):
+        open_split(tmp_path, "../x", "train")
+
+
 def test_raw_images_leave_the_features_alone(tmp_path):
     write_split(tmp_path, "train", 3, ids=[1, 2, 3])
     (tmp_path / "precomp" / "train_ims.npy").unlink()

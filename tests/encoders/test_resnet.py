@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torchvision.models import resnet101
 
 from lib.encoders.resnet import caffe_style, tiny_resnet
+
+pytestmark = pytest.mark.usefixtures("single_thread")
+
+
+@functools.cache
+def _caffe_resnet101():
+    """Caffe's ResNet-101 without memory for its weights, built once and only read."""
+    with torch.device("meta"):
+        return caffe_style(resnet101())
 
 
 def _bottleneck(block, x, stride):
@@ -41,8 +52,7 @@ def test_caffe_style_computes_what_caffe_computes():
 
 
 def test_caffe_style_moves_every_stride_of_resnet101_to_the_first_convolution():
-    with torch.device("meta"):
-        resnet = caffe_style(resnet101())
+    resnet = _caffe_resnet101()
     blocks = [block for layer in (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4) for block in layer]
     assert len(blocks) == 33
     assert [block.conv1.stride for block in blocks if block.conv1.stride != (1, 1)] == [(2, 2)] * 3
@@ -52,21 +62,19 @@ def test_caffe_style_moves_every_stride_of_resnet101_to_the_first_convolution():
 def test_caffe_style_changes_no_key_and_no_shape():
     with torch.device("meta"):
         before = {key: value.shape for key, value in resnet101().state_dict().items()}
-        after = {key: value.shape for key, value in caffe_style(resnet101()).state_dict().items()}
+    after = {key: value.shape for key, value in _caffe_resnet101().state_dict().items()}
     assert before == after
 
 
 def test_caffe_style_applied_twice_is_caffe_style():
-    with torch.device("meta"):
-        resnet = caffe_style(caffe_style(resnet101()))
+    resnet = caffe_style(caffe_style(tiny_resnet()))
     assert resnet.layer2[0].conv1.stride == (2, 2)
     assert resnet.layer2[0].conv2.stride == (1, 1)
 
 
 @pytest.mark.parametrize(("side", "cells"), [(224, 7), (256, 8), (512, 16), (64, 2)])
 def test_feature_map_side_is_the_image_side_over_32(side, cells):
-    with torch.device("meta"):
-        resnet = caffe_style(resnet101())
-        x = resnet.maxpool(resnet.conv1(torch.empty(1, 3, side, side)))
-        x = resnet.layer4(resnet.layer3(resnet.layer2(resnet.layer1(x))))
+    resnet = _caffe_resnet101()
+    x = resnet.maxpool(resnet.conv1(torch.empty(1, 3, side, side, device="meta")))
+    x = resnet.layer4(resnet.layer3(resnet.layer2(resnet.layer1(x))))
     assert x.shape == (1, 2048, cells, cells)

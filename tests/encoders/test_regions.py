@@ -1,14 +1,19 @@
-"""The region encoder and the grid encoder."""
+"""The region encoder against the released model, and its blindness to dropped and padded regions."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from lib.encoders.image import GridEncoder, RegionEncoder
+from lib.encoders import IMAGE_ENCODERS
+from lib.encoders.regions import RegionEncoder, projection
+from lib.errors import InputError
 from lib.fragments import Fragments
 from tests.conftest import SHARED, needs_shared
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @needs_shared
@@ -52,6 +57,7 @@ def test_dropped_and_padded_regions_touch_nothing():
         features = x.masked_fill(~mask[..., None], filler).requires_grad_()
         encoded = encoder(Fragments(features, mask))
         encoded.features.square().sum().backward()
+        assert torch.equal(encoded.mask, mask)
         assert (encoded.features[~mask] == 0).all() and (features.grad[~mask] == 0).all()
         results.append([encoded.features.detach(), *(p.grad for p in encoder.parameters()), *encoder.buffers()])
     for first, second in zip(*results, strict=True):
@@ -68,27 +74,28 @@ def test_half_precision_features_are_encoded_in_the_weights_precision():
     encoder = RegionEncoder(8, 6).eval()
     x = torch.randn(2, 3, 8).half()
     assert torch.equal(encoder(Fragments.full(x)).features, encoder(Fragments.full(x.float())).features)
+    assert encoder.double()(Fragments.full(x)).features.dtype == torch.float64
 
 
-class Pool(nn.Module):
-    def forward(self, images):
-        return nn.functional.avg_pool2d(images, 4)
+def test_an_image_depends_on_its_batch_while_training_so_a_batch_is_never_split():
+    encoder = RegionEncoder(8, 6).train()
+    x = torch.randn(4, 3, 8)
+    together, alone = encoder(Fragments.full(x)).features[:2], encoder(Fragments.full(x[:2])).features
+    assert encoder.whole_batch and not torch.allclose(together, alone)
 
 
-def test_grid_cells_are_row_by_row_and_all_there_in_evaluation():
-    encoder = GridEncoder(Pool(), 3, 6).eval()
-    images = torch.randn(2, 3, 8, 12)
-    fragments = encoder(images)
-    assert fragments.features.shape == (2, 6, 6) and fragments.mask.all()
-    torch.testing.assert_close(fragments.features[1, 4], encoder.fc(Pool()(images)[1, :, 1, 1]))
+def test_a_new_projection_is_uniform_in_the_released_bounds_without_bias():
+    linear, bound = projection(50, 100), (6 / 150) ** 0.5
+    weight = linear.weight.detach().numpy()
+    assert (linear.bias == 0).all()
+    assert 0.99 * bound < abs(weight).max() <= bound
+    assert abs(weight.mean()) < 0.02 * bound
+    assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.02)
 
 
-def test_grid_cells_are_dropped_as_often_as_the_paper_says():
-    encoder = GridEncoder(Pool(), 3, 6).train()
-    torch.manual_seed(3)
-    mask = encoder.cell_mask(4000, 64)
-    untouched = mask.all(1).float().mean()
-    # P(u <= 0.2) plus the chance that no cell of a drawing image falls; mean share: integral of 0.2 u from 0.2 to 1
-    u = torch.linspace(0.2, 1, 10001, dtype=torch.float64)
-    assert abs(untouched - (0.2 + float(((1 - 0.2 * u) ** 64).mean() * 0.8))) < 0.02
-    assert abs((~mask).float().mean() - 0.2 * (1 - 0.2**2) / 2) < 0.003
+def test_an_embedding_too_small_for_a_hidden_unit_is_refused_with_its_flag():
+    regions = IMAGE_ENCODERS["regions"]
+    assert regions.make(2, img_dim=4).mlp.hidden.out_features == 1
+    for embed_size in (1, 0, -3):
+        with pytest.raises(InputError, match=f"--embed_size is {embed_size}, expected at least 2"):
+            regions.make(embed_size, img_dim=4)
