@@ -19,7 +19,7 @@ from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.similarity import HEADS
 from lib.tools import score
 from lib.training.losses import LOSSES
-from tests.helpers import content, threads
+from tests.helpers import content, run_differences, threads
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -86,6 +86,8 @@ def test_every_extension_goes_through_training_resume_evaluation_ensemble_and_pi
             run(training_script, *training, "--num_epochs", 2, "--resume", folder / "checkpoint.pth")
             run(evaluation_script, *data, "--dataset", "icons", "--model_path", folder / "model_best.pth",
                 "--save_results")  # fmt: skip
+            run(training_script, *training[:-1], tmp_path / f"{name}_in_one_go", "--num_epochs", 2)
+        assert not run_differences(folder / "checkpoint.pth", tmp_path / f"{name}_in_one_go" / "checkpoint.pth")
         assert content(folder / "checkpoint.pth")["epoch"] == 2
     assert "Icons 10 images" in capsys.readouterr().out
     run(eval_ensemble, tmp_path / "regions" / "results_icons.npy", tmp_path / "images" / "results_icons.npy")

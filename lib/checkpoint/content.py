@@ -18,8 +18,9 @@ from lib.model import describe
 class Checkpoint:
     """A model and the state of its training, under our key names.
 
-    `settings` are the command-line values of the run. `extras` are the tensors of a released file that our model has
-    no place for ("img_enc.mlp.bns.1.weight", ...); they are kept so that it can be written again as it was.
+    `settings` are the command-line values of the run, `criterion` the parameters of its loss. `extras` are the tensors
+    of a released file that our model has no place for ("img_enc.mlp.bns.1.weight", ...); they are kept so that it can be
+    written again as it was.
     """
 
     config: ModelConfig
@@ -29,6 +30,7 @@ class Checkpoint:
     step: int = 0
     best_rsum: float = 0.0
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    criterion: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     extras: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     origin: str = "ours"
     path: Path | None = None

@@ -19,7 +19,7 @@ from lib.model import complete
 FORMAT, DEFAULT = "esl-checkpoint", ModelConfig()
 KINDS = {  # of every entry beside format and version
     "config": dict, "model": dict, "optimizer": (dict, type(None)), "epoch": int, "step": int,
-    "best_rsum": (int, float), "settings": dict, "extras": dict,
+    "best_rsum": (int, float), "settings": dict, "criterion": dict, "extras": dict,
 }  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoi
     entries = {name: content[name] for name in KINDS} | {
         "config": _config(content["config"], path),
         "model": dense_tensors(content["model"], f"{path}: model"),
+        "criterion": dense_tensors(content["criterion"], f"{path}: criterion"),
         "extras": dense_tensors(content["extras"], f"{path}: extras"),
     }
     return Checkpoint(**entries, path=path)

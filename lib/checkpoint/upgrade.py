@@ -15,7 +15,7 @@ def upgrade(content: dict[str, Any], version: int) -> dict[str, Any]:
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 had one flat configuration, `released_extras` for `extras`, and a parameter group "bert"."""
+    """Version 1 had one flat configuration, `released_extras` for `extras`, no parameters of a loss, a group "bert"."""
     config = dict(content["config"])
     head = {name: config.pop(name) for name in ("kernel_size", "no_imgnorm", "no_txtnorm") if name in config}
     if config.get("similarity") == "vse_infty":
@@ -34,6 +34,7 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     return rest | {
         "config": config,
         "optimizer": _renamed_group(content.get("optimizer")),
+        "criterion": {},
         "extras": content.get("released_extras", {}),
     }
 

@@ -16,6 +16,7 @@ from lib.datasets.loaders import Loader
 from lib.errors import InputError
 from lib.evaluation.metrics import Retrieval
 from lib.evaluation.report import format_table
+from lib.pytorch_files import load_strictly
 from lib.training.engine import Trainer
 from lib.training.tracking import EpochLog, Tracker
 
@@ -26,11 +27,8 @@ FREE = {
     "workers", "device", "score_memory", "kernels", "resume", "reset_start_epoch", "log_step", "val_step",
     "logger_name", "model_name", "data_path", "val_split", "image_list", "num_epochs",
 }  # fmt: skip
-JUDGED_ON = (
-    "data_name",
-    "data_path",
-    "val_split",
-)  # settings without which an RSUM can't be compared with an earlier one
+# Settings without which an RSUM can't be compared with an earlier one.
+JUDGED_ON = ("data_name", "data_path", "val_split")
 
 
 @dataclasses.dataclass
@@ -50,6 +48,7 @@ class Run:
         state = {key: getattr(self, key) for key in ("epoch", "step", "best_rsum", "settings")}
         if improved:
             save_checkpoint(self.folder / BEST, trainer.runner.model, **state)
+        state["criterion"] = trainer.criterion.state_dict()
         save_checkpoint(self.folder / LATEST, trainer.runner.model, optimizer=trainer.optimizer, **state)
 
 
@@ -88,7 +87,7 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
 
 
 def resume(run: Run, trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Go on where a checkpoint stopped: optimizer, epoch, step and best RSUM. Says which settings differ.
+    """Go on where a checkpoint stopped: optimizer, loss, epoch, step and best RSUM. Says which settings differ.
 
     The best RSUM starts anew where it was measured on other data. Raises InputError for a checkpoint without an
     optimizer, or with another one.
@@ -100,6 +99,9 @@ def resume(run: Run, trainer: Trainer, checkpoint: Checkpoint) -> None:
             "add --reset_start_epoch to start from its weights"
         )
     _restore(trainer.optimizer, checkpoint)
+    load_strictly(
+        trainer.criterion, checkpoint.criterion, f"{path}: not the parameters of the loss; use the same --loss"
+    )
     run.epoch, run.step, run.best_rsum = checkpoint.epoch, checkpoint.step, checkpoint.best_rsum
     before, now = checkpoint.settings, run.settings
     changed = sorted(name for name in before.keys() & now.keys() if _place(name, before) != _place(name, now))
