@@ -17,7 +17,7 @@ from lib.alignment import Way
 from lib.arguments import DATA_NAME, add_machine_arguments, add_path_arguments, machine_paths
 from lib.checkpoint import load_model, read_checkpoint
 from lib.command_line import Parser, positive, script
-from lib.datasets import data_set
+from lib.datasets import DATA_SETS, data_set
 from lib.datasets.inputs import open_inputs
 from lib.errors import InputError
 from lib.evaluation import report
@@ -30,7 +30,6 @@ from lib.parallel import Runner, visible_devices
 from lib.precision import set_precision
 
 RELEASED = Path("runs/release_weights")
-COCO_IMAGES = 5000  # of testall, which published CxC figures speak of
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -65,9 +64,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.protocols = args.protocols or []
     for name in args.protocols:
         if name not in data.protocols or args.split != data.evaluated or args.limit:
-            raise InputError(
-                f"--evaluate_{name} is defined on the whole testall split of coco; drop --split and --limit"
-            )
+            where = [f"{row.evaluated} split of {other}" for other, row in DATA_SETS.items() if name in row.protocols]
+            raise InputError(f"--evaluate_{name} is for the whole {' or '.join(where)}; drop --split and --limit")
     return args
 
 
@@ -82,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         one = evaluate(path, args, devices)
         print(report.format_table(one.rows))
         for name in args.protocols:
-            print(PROTOCOLS[name].format([(one.name, one.judged[name])], one.published and len(args.model_path) == 1))
+            print(show(name, [one], alone=len(args.model_path) == 1))
         write_outputs(folder, ending, args, one)
         print(f"{time.perf_counter() - began:.1f} s\n")
         done.append(one._replace(matrix=None))
@@ -90,15 +88,14 @@ def main(argv: list[str] | None = None) -> None:
     if len(done) > 1 or report.has_published(models):
         print(report.format_summary(models))
     for name in args.protocols if len(done) > 1 else ():
-        print(PROTOCOLS[name].format([(one.name, one.judged[name]) for one in done], done[0].published))
+        print(show(name, done))
 
 
 class Evaluated(NamedTuple):
-    """What was found of a checkpoint: `judged` are the figures of each protocol, `info` the content of its results file."""
+    """What was found of a checkpoint; `judged` are each protocol's figures, `info` is what its results file says."""
 
     name: str
     model: str | None  # as published figures name it, None where they don't apply
-    published: bool  # whether the whole split is what published figures speak of
     matrix: np.ndarray | None
     rows: list[report.Row]
     judged: dict[str, dict[str, Any]]
@@ -144,12 +141,17 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
     return Evaluated(
         name=f"{path.parent.name}/{path.name}",
         model=describe(config) if data.published else None,
-        published=data.published and split.n_images == COCO_IMAGES,
         matrix=scores.matrix,
         rows=rows,
         judged=found,
         info=info,
     )
+
+
+def show(protocol: str, evaluated: list[Evaluated], alone: bool = True) -> str:
+    """A protocol's tables; published figures stand where they speak of such a gallery, below the last table only."""
+    known = evaluated[0].model is not None and evaluated[0].info["images"] == PROTOCOLS[protocol].published_images
+    return PROTOCOLS[protocol].format([(one.name, one.judged[protocol]) for one in evaluated], known and alone)
 
 
 def write_outputs(folder: Path, ending: str, args: argparse.Namespace, one: Evaluated) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from lib.command_line import Parser, script
 from lib.datasets import DATA_SETS, data_set
-from lib.errors import InputError
+from lib.errors import InputError, shown
 from lib.evaluation.report import evaluate_matrix, format_table
 from lib.evaluation.results import load_scores, save_results
 from lib.files import write_json
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     paths = [Path(path) for path in args.matrices]
     weights = check_weights(args.weights, len(paths))
+    if args.dataset:
+        data_set(args.dataset, "--dataset")
     json_path = Path(args.json) if args.json else beside(paths[0])
     for output in filter(None, (args.save_results, args.json)):
         check_output(Path(output), paths)
@@ -130,6 +133,10 @@ def common_setting(paths: list[Path], infos: list[dict | None], dataset: str | N
         stated = [(str(path), info.get(key)) for path, info in zip(paths, infos, strict=True) if info is not None]
         if key in ("dataset", "split"):
             stated = [(source, value) for source, value in stated if value is not None]
+            for source, value in stated:
+                if not isinstance(value, str):
+                    beside = Path(source).with_suffix(".json")
+                    raise InputError(f"{beside}: {key} is {shown(value)}, expected a name; save the results again")
         if key == "dataset" and dataset:
             stated.insert(0, ("--dataset", dataset))
         for source, value in stated[1:]:
@@ -145,7 +152,7 @@ def common_setting(paths: list[Path], infos: list[dict | None], dataset: str | N
 
 def guess_dataset(paths: list[Path]) -> str:
     """From the names (`results_coco.npy`), since no JSON file says so; folders of five folds are COCO's."""
-    found = {dataset for path in paths for dataset in DATA_SETS if dataset in path.name.lower()}
+    found = {word for path in paths for word in re.split(r"[_.]", path.name.lower())} & set(DATA_SETS)
     if not found and all(path.is_dir() for path in paths):
         return "coco"
     if len(found) != 1:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 import eval_ensemble
+from lib.datasets import data_set
 from lib.evaluation.metrics import retrieval_metrics
 from lib.evaluation.report import evaluate_matrix, format_table
 from lib.evaluation.results import load_scores, save_results
+from tests.helpers import evaluate
 
 N, C = 20, 100
+COCO, F30K = data_set("coco"), data_set("f30k")
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def refused(capsys, *argv):
 def test_the_mean_of_the_matrices_is_evaluated(pair, capsys):
     paths, (a, b) = pair
     run(*paths)
-    expected = evaluate_matrix("coco", ((a.astype(np.float64) + b) / 2).astype(np.float32))
+    expected = evaluate_matrix(COCO, ((a.astype(np.float64) + b) / 2).astype(np.float32))
     out = capsys.readouterr().out
     assert out.startswith(format_table(expected))
     figures = json.loads((paths[0].parent / "a_ensemble.json").read_text())
@@ -55,7 +59,7 @@ def test_the_mean_of_the_matrices_is_evaluated(pair, capsys):
 def test_one_matrix_is_evaluated_as_it_is(pair, capsys):
     paths, (a, _) = pair
     run(paths[0], "--dataset", "coco")
-    assert capsys.readouterr().out.startswith(format_table(evaluate_matrix("coco", a)))
+    assert capsys.readouterr().out.startswith(format_table(evaluate_matrix(COCO, a)))
 
 
 @pytest.mark.parametrize("block", [1, 7, 128])
@@ -91,7 +95,7 @@ def test_folders_of_five_folds_give_the_1k_figures_alone(pair, tmp_path, capsys)
             np.savetxt(folder / f"{fold}sim_best.txt", array[4 * fold : 4 * fold + 4, 20 * fold : 20 * fold + 20])
     run(*folders)
     mean = ((arrays[0].astype(np.float64) + arrays[1]) / 2).astype(np.float32)
-    assert capsys.readouterr().out.startswith(format_table(evaluate_matrix("coco", mean)[:-1]))
+    assert capsys.readouterr().out.startswith(format_table(evaluate_matrix(COCO, mean)[:-1]))
     assert json.loads((folders[0] / "ensemble.json").read_text())["results"][-1]["protocol"] == "COCO 4 images mean"
     assert "no 5K matrix" in refused(capsys, *folders, "--save_results", tmp_path / "mean.npy")
     assert "is 20 x 100, but" in refused(capsys, folders[0], pair[0][0])
@@ -109,8 +113,47 @@ def test_uneven_captions_per_image_come_from_the_json_file(tmp_path, capsys):
     scores = np.random.default_rng(0).standard_normal((4, 7)).astype(np.float32)
     save_results(tmp_path / "a.npy", scores, {"dataset": "f30k", "split": "test", "image_of_caption": owners})
     run(tmp_path / "a.npy")
-    expected = evaluate_matrix("f30k", scores, np.array(owners))
+    expected = evaluate_matrix(F30K, scores, np.array(owners))
     assert capsys.readouterr().out.startswith(format_table(expected))
+
+
+@pytest.mark.parametrize(("split", "label"), [("test", "birds 1K"), ("testall", "birds testall 1K")])
+def test_own_data_with_1000_images_is_labelled_by_its_own_name(tmp_path, capsys, split, label):
+    scores = np.random.default_rng(0).random((1000, 1000), np.float32)
+    info = {"dataset": "birds", "split": split, "limit": None}
+    for name in ("a.npy", "b.npy"):
+        save_results(tmp_path / name, scores, info)
+    run(tmp_path / "a.npy", tmp_path / "b.npy", "--save_results", tmp_path / "mean.npy")
+    output = capsys.readouterr().out
+    assert output.startswith(format_table([(label, retrieval_metrics(scores))]))
+    assert "Flickr30K" not in output and "COCO" not in output and ", published" not in output
+    for name in ("a_ensemble.json", "mean.json"):
+        figures = json.loads((tmp_path / name).read_text())
+        assert figures["dataset"] == "birds" and [row["protocol"] for row in figures["results"]] == [label]
+
+
+def test_results_of_own_data_keep_its_name_from_eval_to_the_ensemble(sample, runs, tmp_path, capsys):
+    shutil.copytree(sample / "f30k/precomp", tmp_path / "data/birds/precomp")
+    for similarity in ("esl_a", "vse_infty"):
+        flags = ("--bert_path", sample / "bert", "--save_results", "--output", tmp_path / similarity)
+        evaluate(tmp_path / "data", runs(similarity) / "model_best.pth", *flags, data_name="birds")
+    saved = [tmp_path / similarity / "results_birds.npy" for similarity in ("esl_a", "vse_infty")]
+    capsys.readouterr()
+    run(*saved)
+    mean = np.mean([np.load(path) for path in saved], 0, np.float64).astype(np.float32)
+    assert capsys.readouterr().out.startswith(format_table([("birds 10 images", retrieval_metrics(mean))]))
+    figures = json.loads((tmp_path / "esl_a/results_birds_ensemble.json").read_text())
+    assert figures["dataset"] == "birds" and figures["results"][0]["protocol"] == "birds 10 images"
+    for path in saved:  # a matrix alone does not tell
+        path.with_suffix(".json").unlink()
+    assert "give --dataset" in refused(capsys, *saved)
+    run(*saved, "--dataset", "birds")
+    assert "birds 10 images" in capsys.readouterr().out
+
+
+def test_a_known_data_set_is_never_read_into_the_name_of_another(pair, tmp_path, capsys):
+    np.save(tmp_path / "results_coconuts.npy", pair[1][0])
+    assert "give --dataset" in refused(capsys, tmp_path / "results_coconuts.npy")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +174,14 @@ def test_results_of_another_dataset_or_split_are_refused(pair, tmp_path, capsys,
     save_results(tmp_path / "c.npy", pair[1][0], info)
     error = refused(capsys, pair[0][0], tmp_path / "c.npy")
     assert "c.npy" in error and "a.npy" in error and list(info)[-1] in error
+
+
+@pytest.mark.parametrize("info", [{"dataset": 5}, {"dataset": ["coco"]}, {"dataset": "coco", "split": ["testall"]}])
+def test_a_json_file_whose_dataset_or_split_is_no_name_is_refused_in_one_line(pair, tmp_path, capsys, info):
+    save_results(tmp_path / "c.npy", pair[1][0], info)
+    error = refused(capsys, tmp_path / "c.npy")
+    assert "c.npy" in error or "c.json" in error, error
+    assert list(info)[-1] in error
 
 
 def test_bad_input_is_one_line_and_code_2(pair, tmp_path, capsys):

@@ -19,6 +19,7 @@ LARGEST_PLAIN_SCALE = 60.0  # exp(60), summed over thousands of fragments, stays
 def alignment_scores(images: Fragments, captions: Fragments, scale: Tensor | float) -> Tensor:
     """Scores (B, C) of prepared fragments (B, R, E) and (C, W, E); `scale` is the scalar tau."""
     S = word_region_similarity(images, captions)  # (B, C, W, R)
+    S = S.to(torch.promote_types(S.dtype, torch.float32))  # scores in bfloat16 would tie
     return instance_similarity(S, images.mask, captions.mask, scale)
 
 

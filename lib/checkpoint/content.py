@@ -19,7 +19,7 @@ class Checkpoint:
     """A model and the state of its training, under our key names.
 
     `settings` are the command-line values of the run, `criterion` the parameters of its loss. `extras` are the tensors
-    of a released file that our model has no place for ("img_enc.mlp.bns.1.weight", ...); they are kept so that it can be
+    of a released file that our model has no place for ("img_enc.mlp.bns.1.weight"), kept so that it can be
     written again as it was.
     """
 

@@ -43,11 +43,11 @@ DATA_SETS = {
 }
 
 
-def data_set(name: str) -> DataSet:
+def data_set(name: str, flag: str = "--data_name") -> DataSet:
     """The row of `name`; a name without one is that of somebody's own data and stands as it is in every table.
 
     Raises InputError for a name that can't be part of a file name.
     """
     if not PLAIN_NAME.fullmatch(name):
-        raise InputError(f"--data_name {name!r}: expected {', '.join(DATA_SETS)} or a plain name for your own data")
+        raise InputError(f"{flag} {name!r}: expected {', '.join(DATA_SETS)} or a plain name for your own data")
     return DATA_SETS.get(name) or DataSet(label=name)

@@ -24,12 +24,14 @@ class Scores(NamedTuple):
 
 class Protocol(NamedTuple):
     """`read(data_path, image ids of the split)` gives what `evaluate(scores, it)` compares with; that gives figures by
-    name, as they stand in the JSON; `format((model, figures) rows, with published ones beside them)` shows them."""
+    name, as they stand in the JSON; `format((model, figures) rows, with published ones beside them)` shows them.
+    Published figures speak of a gallery of `published_images`."""
 
     help: str
     read: Callable[[Path, np.ndarray], Any]
     evaluate: Callable[[Scores, Any], dict[str, Any]]
     format: Callable[[Sequence[tuple[str, dict[str, Any]]], bool], str]
+    published_images: int | None = None
 
 
 def read_cxc(data_path: str | Path, image_ids: np.ndarray) -> Annotations:
@@ -64,5 +66,5 @@ def show_cxc(rows: Sequence[tuple[str, dict[str, Any]]], with_published: bool) -
 
 
 PROTOCOLS = {
-    "cxc": Protocol("CxC (COCO testall): recalls and correlations", read_cxc, evaluate_cxc, show_cxc),
+    "cxc": Protocol("CxC (COCO testall): recalls and correlations", read_cxc, evaluate_cxc, show_cxc, 5000),
 }

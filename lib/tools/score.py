@@ -159,6 +159,8 @@ def region_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
     candidates = []
     for row in source.choose(args.row):
         features, mask = source.read(row)  # (R, img_dim), (R)
+        if grid and not mask.all():
+            raise InputError(f"--boxes grid: row {row} of {args.features} lacks regions, which form no square grid")
         boxes = None
         if args.picture and not grid:
             boxes = source.boxes(row, Path(args.boxes) if args.boxes else None)

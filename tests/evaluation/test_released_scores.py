@@ -2,43 +2,68 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from lib.alignment import KERNELS, Way
 from lib.checkpoint import load_model, read_checkpoint
-from lib.evaluation import scoring
+from lib.datasets.inputs import Inputs
+from lib.evaluation.scoring import score_split
 from lib.fragments import Fragments
+from lib.model import MatchingModel
 from lib.parallel import Runner
 from tests.conftest import SHARED, needs_shared
 
+pytestmark = [needs_shared, pytest.mark.usefixtures("single_thread")]
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 200,
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 32,
+}
 
-@needs_shared
+
+class Images(list):
+    """Features of images as the images of a split."""
+
+    def __call__(self, index: int, rng=None) -> Fragments:
+        features = self[index]  # (R, D)
+        return Fragments(features, torch.ones(len(features), dtype=torch.bool))
+
+
+class Captions(list):
+    """Token ids of captions as the tokenised captions of a split."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array(list(map(len, self)))
+
+    def ids(self, index: int) -> np.ndarray:
+        return self[index]
+
+
+@pytest.fixture(scope="module")
+def golden() -> np.lib.npyio.NpzFile:
+    return np.load(SHARED / "golden/checkpoint_tiny64_esl_a_io.npz")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> MatchingModel:
+    bert = tmp_path_factory.mktemp("bert")
+    (bert / "config.json").write_text(json.dumps(BERT))
+    return load_model(read_checkpoint(SHARED / "golden/checkpoint_tiny64_esl_a.pth", {"bert_path": bert}))
+
+
 @pytest.mark.parametrize("batch_size", [2, 5])
-def test_a_released_checkpoint_reproduces_its_similarities(batch_size):
-    golden = np.load(SHARED / "golden/checkpoint_tiny64_esl_a_io.npz")
-    checkpoint = read_checkpoint(
-        SHARED / "golden/checkpoint_tiny64_esl_a.pth",
-        {
-            "vocab_size": 200,
-            "hidden_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-            "hidden_act": "gelu",
-            "hidden_dropout_prob": 0.1,
-            "attention_probs_dropout_prob": 0.1,
-            "max_position_embeddings": 32,
-            "type_vocab_size": 2,
-            "layer_norm_eps": 1e-12,
-        },
-    )
-    runner = Runner(load_model(checkpoint).eval(), [torch.device("cpu")])
-    features, tokens = torch.tensor(golden["images"]), torch.tensor(golden["captions"])
-    order = torch.tensor(golden["cap_lens"]).argsort(descending=True, stable=True)
-    regions = (Fragments.full(part) for part in features.split(batch_size))
-    words = ((part, tokens[part][:, : int(golden["cap_lens"][part].max())]) for part in order.split(batch_size))
-    images = scoring.encode_images(runner, regions, len(features))
-    captions = scoring.encode_captions(runner, words, len(tokens))
-    found = scoring.similarity_matrix(runner, images, captions)
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_released_checkpoint_reproduces_its_similarities(golden, model, batch_size, kernels):
+    captions = Captions(ids[:length] for ids, length in zip(golden["captions"], golden["cap_lens"], strict=True))
+    inputs = Inputs(None, Images(torch.tensor(golden["images"])), captions)
+    found = score_split(Runner(model, [torch.device("cpu")], way=Way(kernels)), inputs, batch_size).matrix
     assert np.abs(found - golden["sims_f64"]).max() <= 1e-5 * np.abs(golden["sims_f64"]).max()

@@ -1,4 +1,4 @@
-"""Protocols of the data sets, and tables that say what they show."""
+"""Rows of a data set's split, whose labels say what they show, and the text tables of their figures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from lib.datasets import DATA_SETS, data_set
 from lib.errors import InputError
 from lib.evaluation.cxc import Correlation, TaskRecalls
 from lib.evaluation.metrics import Recalls, Retrieval, folds, retrieval_metrics
-from lib.evaluation.published import PUBLISHED, PUBLISHED_CXC, published
+from lib.evaluation.published import PUBLISHED_CXC
 from lib.evaluation.report import (
     ModelResult,
     Row,
@@ -19,11 +20,15 @@ from lib.evaluation.report import (
     format_cxc,
     format_summary,
     format_table,
+    has_published,
 )
+
+COCO, F30K = data_set("coco"), data_set("f30k")
+ESL_A = "ESL-A, region features, BERT"
 
 
 def random_scores(n_images, n_captions):
-    return np.random.default_rng(0).standard_normal((n_images, n_captions)).astype(np.float32)
+    return np.random.default_rng(0).random((n_images, n_captions), np.float32)
 
 
 def result(rsum=300.0):
@@ -34,40 +39,75 @@ def labels(*arguments, **options):
     return [row.label for row in evaluate_matrix(*arguments, **options)]
 
 
+# ---- rows and their labels ----
+
+
 def test_coco_testall_has_five_folds_their_mean_and_the_whole():
     scores = random_scores(5000, 5000)
-    rows = evaluate_matrix("coco", scores)
+    rows = evaluate_matrix(COCO, scores)
     assert [row.label for row in rows] == [f"COCO 1K fold {i}" for i in range(1, 6)] + ["COCO 1K mean", "COCO 5K"]
     parts, mean = folds(scores)
     assert [row.result for row in rows] == [*parts, mean, retrieval_metrics(scores)]
 
 
 def test_labels_name_the_protocol_split_and_size():
-    assert labels("f30k", random_scores(1000, 1000)) == ["Flickr30K 1K"]
-    assert labels("f30k", random_scores(1000, 1000), split="test") == ["Flickr30K 1K"]
-    assert labels("f30k", random_scores(14, 14), split="dev") == ["Flickr30K dev 14 images"]
-    assert labels("coco", random_scores(20, 20), split="test") == ["COCO test 20 images"]
-    sample = labels("coco", random_scores(20, 40), split="testall")
+    assert labels(F30K, random_scores(1000, 1000)) == ["Flickr30K 1K"]
+    assert labels(F30K, random_scores(1000, 1000), split="test") == ["Flickr30K 1K"]
+    assert labels(F30K, random_scores(14, 14), split="dev") == ["Flickr30K dev 14 images"]
+    assert labels(COCO, random_scores(20, 20), split="test") == ["COCO test 20 images"]
+    sample = labels(COCO, random_scores(20, 40), split="testall")
     assert sample[0] == "COCO 4 images fold 1" and sample[-2:] == ["COCO 4 images mean", "COCO 20 images"]
 
 
+@pytest.mark.parametrize("name", ["birds", "flickr8k", "coco-2017", "f30k_german"])
+def test_own_data_is_labelled_by_its_own_name_whatever_its_size_and_split(name):
+    row, thousand = data_set(name), random_scores(1000, 1000)
+    assert labels(row, thousand) == labels(row, thousand, split="test") == [f"{name} 1K"]
+    assert labels(row, thousand, split="testall") == [f"{name} testall 1K"]  # folds are of COCO alone
+    assert labels(row, random_scores(14, 28), split="dev") == [f"{name} dev 14 images"]
+    assert labels(row, random_scores(7, 7), limit=7) == [f"{name} (first 7 images)"]
+
+
+@pytest.mark.parametrize("name", ["birds", "flickr8k", "coco-2017"])
+def test_own_data_has_no_published_figures_beside_it(name):
+    rows = evaluate_matrix(data_set(name), random_scores(1000, 1000))
+    for model in (None, ESL_A):
+        models = [ModelResult("mine", rows, model)]
+        assert not has_published(models)
+        (line,) = format_summary(models).splitlines()[2:]
+        assert line.startswith(f"{name} 1K  mine ")
+
+
+def test_published_figures_are_of_known_data_sets_alone():
+    assert {name for name, row in DATA_SETS.items() if row.published} == {"coco", "f30k"}
+    assert not data_set("birds").published
+
+
 def test_a_limited_result_is_marked_and_has_no_folds():
-    assert labels("coco", random_scores(20, 20), limit=20) == ["COCO (first 20 images)"]
-    assert labels("f30k", random_scores(5, 5), split="dev", limit=5) == ["Flickr30K dev (first 5 images)"]
+    assert labels(COCO, random_scores(20, 20), limit=20) == ["COCO (first 20 images)"]
+    assert labels(F30K, random_scores(5, 5), split="dev", limit=5) == ["Flickr30K dev (first 5 images)"]
 
 
 def test_uneven_captions_reach_folds_and_whole():
     owners = np.concatenate([np.arange(10), [0, 0, 9]])
-    rows = evaluate_matrix("coco", random_scores(10, 13), owners)
+    rows = evaluate_matrix(COCO, random_scores(10, 13), owners)
     assert rows[-1].result == retrieval_metrics(random_scores(10, 13), owners) and len(rows) == 7
 
 
 def test_five_matrices_count_as_the_five_folds():
     scores = random_scores(50, 250)
     blocks = [scores[i : i + 10, 5 * i : 5 * i + 50] for i in range(0, 50, 10)]
-    assert evaluate_matrix("coco", blocks) == evaluate_matrix("coco", scores)[:-1]
+    assert evaluate_matrix(COCO, blocks) == evaluate_matrix(COCO, scores)[:-1]
     with pytest.raises(InputError, match="folds of 9, 10 images"):
-        evaluate_matrix("coco", [*blocks[:4], blocks[4][:9, :45]])
+        evaluate_matrix(COCO, [*blocks[:4], blocks[4][:9, :45]])
+
+
+def test_rows_become_plain_json():
+    row = json.loads(json.dumps(Row("COCO 5K", result()).as_dict()))
+    assert row["protocol"] == "COCO 5K" and row["i2t"]["r1"] == 12.34 and row["rsum"] == 300.0
+
+
+# ---- tables ----
 
 
 def test_the_table_shows_every_figure_in_aligned_columns():
@@ -81,40 +121,28 @@ def test_the_table_shows_every_figure_in_aligned_columns():
     assert format_table([]).splitlines()[1].split()[0] == "R@1"
 
 
-def test_rows_become_plain_json():
-    row = json.loads(json.dumps(Row("COCO 5K", result()).as_dict()))
-    assert row["protocol"] == "COCO 5K" and row["i2t"]["r1"] == 12.34 and row["rsum"] == 300.0
-
-
 def test_the_summary_puts_published_figures_below_the_measured_ones_of_the_same_model_and_protocol():
     rows = [Row("COCO 1K fold 1", result(1)), Row("COCO 1K mean", result(530)), Row("COCO 5K", result(440))]
-    table = format_summary(
-        [ModelResult("mine", rows, "esl_a", "region"), ModelResult("other", rows[1:2], "esl_a", "wsl")]
-    )
-    lines = [" ".join(line.split()) for line in table.splitlines()[2:]]
+    models = [ModelResult("mine", rows, ESL_A), ModelResult("other", rows[1:2], "ESL-A, grid features (wsl), BERT")]
+    lines = [" ".join(line.split()) for line in format_summary(models).splitlines()[2:]]
     assert len(lines) == 5
     assert lines[0].startswith("COCO 1K mean mine 12.3") and lines[0].endswith("530.0")
-    assert lines[1] == "COCO 1K mean ESL-A, published 82.2 96.9 98.9 - - | 66.5 92.1 96.7 - - | 533.4"
+    assert lines[1] == f"COCO 1K mean {ESL_A}, published 82.2 96.9 98.9 - - | 66.5 92.1 96.7 - - | 533.4"
     assert lines[2].startswith("COCO 1K mean other")
-    assert lines[3].startswith("COCO 5K mine") and lines[4].startswith("COCO 5K ESL-A, published")
+    assert lines[3].startswith("COCO 5K mine") and lines[4].startswith(f"COCO 5K {ESL_A}, published")
+    assert has_published(models) and not has_published(models[1:])
+
+
+def test_published_figures_without_recalls_show_their_rsum_alone():
+    models = [ModelResult("mine", [Row("Flickr30K 1K", result())], "VSE∞, region features, BERT")]
+    line = " ".join(format_summary(models).splitlines()[-1].split())
+    assert line == "Flickr30K 1K VSE∞, region features, BERT, published - - - - - | - - - - - | 513.5"
 
 
 def test_samples_and_limited_results_have_no_published_figures():
-    rows = [
-        Row("COCO 200 images", result()),
-        Row("COCO (first 500 images)", result()),
-        Row("Flickr30K dev 1K", result()),
-    ]
-    assert "published" not in format_summary([ModelResult("mine", rows, "esl_a", "region")])
-
-
-def test_published_recalls_add_up_to_their_rsum():
-    assert len({(p.similarity, p.encoder, p.protocol) for p in PUBLISHED}) == len(PUBLISHED) == 15
-    for figures in PUBLISHED:
-        if figures.recalls:
-            assert sum(figures.recalls) == pytest.approx(figures.rsum, abs=0.25)  # each rounded by itself
-    assert published("vse_infty", "wsl", "COCO 5K").rsum == 468.9
-    assert published("esl_h", "detector", "COCO 5K") is None
+    names = ("COCO 200 images", "COCO (first 500 images)", "Flickr30K dev 1K")
+    models = [ModelResult("mine", [Row(name, result()) for name in names], ESL_A)]
+    assert "published" not in format_summary(models) and not has_published(models)
 
 
 def test_the_cxc_table_shows_tasks_that_were_left_out_as_dashes():

@@ -11,25 +11,31 @@ from PIL import Image
 
 from lib.checkpoint import save_checkpoint
 from lib.config import ModelConfig
-from lib.datasets.captions import TokenizedCaptions, load_tokenizer
 from lib.datasets.layout import read_id_mapping
 from lib.datasets.splits import open_split
-from lib.model import build_model
+from lib.fragments import Fragments
+from lib.model import build_model, reads
+from lib.parallel import Runner
+from lib.similarity.esl import ESL
 from lib.tools import score as script
-from lib.tools.picture import POSITIVE, draw_picture, grid_boxes, heat_colours, match_words
 from tests.helpers import IMG_DIM, error_line, evaluate
 
+pytestmark = pytest.mark.usefixtures("single_thread")
 CAPTIONS = ["A red ball on the grass .", "A blue star .", "Two yellow boxes ."]
-GRID = {"precomp_enc_type": "backbone", "backbone_source": "tiny", "input_scale_factor": 0.25}
+REGIONS = ModelConfig("esl_a", "regions", embed_size=256, image_options={"img_dim": IMG_DIM})
+GRID = ModelConfig(
+    "esl_a", "grid", embed_size=256, image_options={"backbone_source": "tiny", "input_scale_factor": 0.25}
+)
+POOLED = ModelConfig("vse_infty", "regions", embed_size=256, image_options={"img_dim": IMG_DIM})
 
 
 @pytest.fixture(scope="module")
 def checkpoints(sample, tmp_path_factory):
     """Untrained checkpoints by name: region and grid, and the pooled head."""
     root, paths = tmp_path_factory.mktemp("checkpoints"), {}
-    for name, changes in {"region": {}, "grid": GRID, "pooled": {"similarity": "vse_infty"}}.items():
+    for name, config in {"region": REGIONS, "grid": GRID, "pooled": POOLED}.items():
         torch.manual_seed(1)
-        model = build_model(ModelConfig(embed_size=256, img_dim=IMG_DIM, **changes), sample / "bert")
+        model = build_model(config, {"bert_path": sample / "bert"})
         (root / name).mkdir()
         paths[name] = root / name / "model.pth"
         save_checkpoint(paths[name], model, epoch=1, step=1, best_rsum=0.0, settings={})
@@ -126,50 +132,23 @@ def test_one_image_s_regions_may_come_alone_and_masked_ones_do_not_count(sample,
 # ---- the picture ----
 
 
-def test_pieces_of_a_word_become_one_row_with_their_mean(sample):
-    tokenizer = load_tokenizer(sample / "bert")
+def test_tokens_of_a_word_become_one_row_with_their_mean_and_masked_regions_none(sample, monkeypatch):
+    paths = {"bert_path": sample / "bert"}
+    model = build_model(REGIONS, paths).eval()
+    what = reads(model.config, paths)
+    tokenizer = what.tokeniser.tokenizer
     pieces = tokenizer.convert_ids_to_tokens(range(tokenizer.vocab_size))
     tail = next(piece for piece in pieces if piece.startswith("##"))
-    tokenized = TokenizedCaptions(["a ball"], tokenizer)
-    tokenized.pieces = np.array(tokenizer.convert_tokens_to_ids(["a", tail, tail, "ball"]), np.int32)
-    tokenized.words, tokenized.offsets = np.array([0, 0, 0, 1], np.int32), np.array([0, 4])
-    rows = np.arange(12.0).reshape(6, 2)
-    words, merged = script.merge_pieces(tokenizer, tokenized, 0, rows)
+    captions = script.tokenised(["a ball", "a ball"], what)
+    captions.tokens = np.array(tokenizer.convert_tokens_to_ids(["ball", "a", tail, tail, "ball"]), np.int32)
+    captions.words, captions.offsets = np.array([0, 0, 0, 0, 1], np.int32), np.array([0, 1, 5])
+    similarity = torch.arange(18.0).view(1, 1, 6, 3)  # (B, C, W, R)
+    monkeypatch.setattr(model.similarity, "attention", lambda images, captions: similarity)
+    image = Fragments(torch.randn(3, IMG_DIM), torch.tensor([True, False, True]))
+    runner = Runner(model, [torch.device("cpu")])
+    words, rows = script.word_rows(runner, script.Candidate("x", image), captions, 1)
     assert words == ["[CLS]", "a" + 2 * tail[2:], "ball", "[SEP]"]
-    np.testing.assert_array_equal(merged, [[0, 1], [4, 5], [8, 9], [10, 11]])
-
-
-def test_each_word_is_written_at_its_strongest_region_and_punctuation_nowhere():
-    similarity = np.array([[9.0, 0, 0], [0, 1, 0], [0, 2, 1], [0, 0, 3], [5, 0, 0], [0, 7, 0]])
-    matches = match_words(["[CLS]", "red", "ball", "here", ".", "[SEP]"], similarity)
-    assert matches.labels == {1: ["red", "ball"], 2: ["here"]}
-    assert matches.best.tolist() == [0, 1, 1, 2, 0, 1]
-
-
-def test_grid_cells_tile_the_image_row_by_row():
-    boxes = grid_boxes(4, 200, 100)
-    assert boxes.tolist() == [[0, 0, 100, 50], [100, 0, 200, 50], [0, 50, 100, 100], [100, 50, 200, 100]]
-    with pytest.raises(ValueError, match="no square"):
-        grid_boxes(5, 10, 10)
-
-
-def test_colours_are_white_at_zero_and_full_at_the_largest():
-    colours = heat_colours(np.array([0.0, 2.0, -2.0, 5.0]), 2.0)
-    assert colours[0].tolist() == [255] * 3 and colours[1].tolist() == POSITIVE.tolist() == colours[3].tolist()
-    assert colours[2, 2] > colours[2, 0]  # blue
-
-
-def test_the_picture_shows_a_word_s_box_in_its_colour():
-    image = np.full((100, 100, 3), 128, np.uint8)
-    words, similarity = ["[CLS]", "ball", "[SEP]"], np.array([[0.0, 0], [0, 1], [0, 0]])
-    here = np.array([[0, 0, 10, 10], [40, 40, 80, 80]])
-    elsewhere = np.array([[0, 0, 10, 10], [20, 60, 80, 90]])
-    pictures = [np.asarray(draw_picture(words, similarity, "t", "", image, boxes)) for boxes in (here, elsewhere)]
-    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
-    colour = np.array(match_words(words, similarity).colours[1])
-    x, y = 24 + round(80 * 5.6), 24 + 60  # the right edge of the first box, below the heading
-    column = (pictures[0][:, x - 1] == colour).all(-1)
-    assert column.sum() > 100 and not (pictures[1][: y + 100, x - 1] == colour).all(-1).any()
+    np.testing.assert_array_equal(rows, [[0, 2], [6, 8], [12, 14], [15, 17]])
 
 
 @pytest.mark.parametrize("name", ["region", "grid"])
@@ -192,20 +171,67 @@ def test_without_an_image_the_picture_is_the_heat_map_and_says_so(sample, argume
     assert (tmp_path / "p.png").is_file()
 
 
-def test_the_picture_s_similarity_gives_the_printed_score(sample, arguments, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """What draw_picture is given: words, word-region similarity, title, subtitle, image, boxes, whether a grid."""
+    seen, draw = [], script.draw_picture
+    monkeypatch.setattr(script, "draw_picture", lambda *given: seen.append(given) or draw(*given))
+    return seen
+
+
+def test_the_picture_is_of_the_best_caption_or_the_one_that_is_named(sample, arguments, tmp_path, drawn, capsys):
+    flags = ["--features", sample / "f30k/precomp/test_ims.npy", "--row", 0, "--picture", tmp_path / "p.png"]
+    script.main(arguments("region", *flags))
+    ((score, best), *_), *_ = printed_scores(capsys)
+    script.main(arguments("region", *flags, "--picture_caption", 3))
+    assert [given[2] for given in drawn] == [best, CAPTIONS[2]]
+    assert drawn[0][3].startswith(f"score {score:.4f}  ·  test_ims.npy row 0  ·  ESL-A, region features, BERT")
+    assert drawn[1][0] == ["[CLS]", "two", "yellow", "boxes", ".", "[SEP]"]
+
+
+def test_the_picture_shows_no_region_that_the_mask_rules_out(sample, arguments, photos, tmp_path, drawn):
+    precomp = sample / "f30k/precomp"
+    mask = np.arange(36) % 3 > 0
+    np.save(tmp_path / "test_ims.npy", np.load(precomp / "test_ims.npy")[:1])
+    np.save(tmp_path / "test_boxes.npy", np.load(precomp / "test_boxes.npy")[:1])
+    np.save(tmp_path / "test_mask.npy", mask[None])
+    flags = ("--features", tmp_path / "test_ims.npy", "--image", photos[0], "--picture", tmp_path / "p.png")
+    script.main(arguments("region", *flags))
+    ((words, similarity, _, _, image, boxes, grid),) = drawn
+    assert similarity.shape == (len(words), 24) and image.ndim == 3 and not grid
+    np.testing.assert_array_equal(boxes, np.load(precomp / "test_boxes.npy")[0][mask])
+
+
+@pytest.mark.parametrize("real", [24, 25])
+def test_a_grid_of_which_the_mask_leaves_a_part_has_no_picture_of_cells(
+    sample, arguments, photos, tmp_path, capsys, real
+):
+    """25 of 36 cells would be drawn as a grid of 5 x 5, each at another place than it has."""
+    np.save(tmp_path / "test_ims.npy", np.load(sample / "f30k/precomp/test_ims.npy")[:1])
+    np.save(tmp_path / "test_mask.npy", np.arange(36)[None] < real)
+    flags = ("--image", photos[0], "--boxes", "grid", "--picture", tmp_path / "p.png")
+    message = error_line(script.main, arguments("region", "--features", tmp_path / "test_ims.npy", *flags), capsys)
+    assert "--boxes grid" in message and not (tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize("name", ["region", "grid"])
+def test_the_picture_s_similarity_gives_the_printed_score(
+    sample, arguments, photos, tmp_path, monkeypatch, capsys, name
+):
     """S (W, R) goes through the formulas of the ESL paper here, written out for one pair."""
-    seen = {}
+    seen, attention = [], ESL.attention
 
-    def keep(tokenizer, tokenized, index, rows):
-        seen["S"] = rows.astype(np.float64)
-        return merge(tokenizer, tokenized, index, rows)
+    def keep(head, images, captions):
+        seen.append(attention(head, images, captions))
+        return seen[-1]
 
-    merge = script.merge_pieces
-    monkeypatch.setattr(script, "merge_pieces", keep)
-    features = sample / "f30k" / "precomp" / "test_ims.npy"
-    script.main(arguments("region", "--features", features, "--row", 0, "--picture", tmp_path / "p.png"))
+    monkeypatch.setattr(ESL, "attention", keep)
+    flags = ("--image", photos[0])
+    if name == "region":
+        flags = ("--features", sample / "f30k" / "precomp" / "test_ims.npy", "--row", 0)
+    script.main(arguments(name, *flags, "--picture", tmp_path / "p.png"))
     best = printed_scores(capsys)[0][0][0]
-    S = seen["S"]
+    S = seen[0][0, 0].double().numpy()
     g = np.tanh(S)
     g = np.where(g > 0, g, 0.1 * g)
     total = 0.0
@@ -218,59 +244,70 @@ def test_the_picture_s_similarity_gives_the_printed_score(sample, arguments, tmp
 # ---- refusals ----
 
 
-def save(path, array):
-    np.save(path, array)
-    return path
-
-
-def test_every_misuse_is_one_clear_line(sample, arguments, checkpoints, photos, tmp_path, capsys):
+def test_a_head_without_attention_refuses_a_picture_before_anything_is_computed(
+    sample, arguments, photos, tmp_path, capsys, monkeypatch
+):
+    for name in ("score_split", "read_image", "SingleImages", "Runner"):
+        monkeypatch.setattr(script, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
     features = sample / "f30k" / "precomp" / "test_ims.npy"
-    one = np.load(features)[0]
-    good = save(tmp_path / "good.npy", one)
-    holed = one.copy()
-    holed[3, 1] = np.nan
+    flags = ("--features", features, "--row", 0, "--image", photos[0], "--picture", tmp_path / "p.png")
+    message = error_line(script.main, arguments("pooled", *flags), capsys)
+    assert "--picture" in message and "model.pth compares no word with a region" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_misuse_is_one_clear_line(sample, arguments, photos, tmp_path, capsys):
+    features = sample / "f30k" / "precomp" / "test_ims.npy"
+    good, odd = tmp_path / "good.npy", tmp_path / "odd.npy"
+    np.save(good, np.load(features)[0])
+    np.save(odd, np.load(features)[0, :35])
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.txt").write_text("a\n\nb\n")
-    (tmp_path / "text.npy").write_text("no array")
     picture = ("--picture", tmp_path / "p.png")
+    image = ("--image", photos[0])
     cases = [
-        (arguments("region", "--image", photos[0]), "is a region checkpoint and reads features of size 32"),
-        (arguments("region"), "is a region checkpoint"),
-        (arguments("grid"), "is a grid checkpoint, which reads image files; give --image FILE"),
-        (arguments("grid", "--features", good), "leave --features away"),
-        (arguments("grid", "--image", photos[0], "--row", 1), "leave --row away"),
+        (arguments("region", *image), "reads features of size 32, which an image file does not hold; give --features"),
+        (arguments("region"), "model.pth reads features of size 32; give --features FILE.npy"),
+        (arguments("grid"), "model.pth reads image files; give --image FILE"),
+        (arguments("grid", "--features", good), "reads image files; leave out --features"),
+        (arguments("grid", *image, "--row", 1), "reads image files; leave out --row"),
+        (arguments("grid", *image, "--boxes", "grid"), "reads image files; leave out --boxes"),
         (arguments("grid", "--image", tmp_path / "none.jpg"), "none.jpg: no such image file"),
         (arguments("grid", "--image", tmp_path / "text.jpg"), "text.jpg: corrupt or truncated image"),
         (arguments("region", "--features", tmp_path / "none.npy"), "none.npy: cannot be read"),
-        (arguments("region", "--features", tmp_path / "text.npy"), "text.npy: no readable .npy array"),
-        (arguments("region", "--features", save(tmp_path / "d.npy", one[:, :7])), "found features of size 7, but"),
-        (arguments("region", "--features", save(tmp_path / "v.npy", one[0])), "found shape (32,), expected (R, 32)"),
-        (arguments("region", "--features", save(tmp_path / "e.npy", one.astype(int))), "found dtype int64"),
-        (arguments("region", "--features", save(tmp_path / "n.npy", holed)), "n.npy, region 3: NaN or infinity"),
-        (arguments("region", "--features", save(tmp_path / "m.npy", holed[None])), "row 0, region 3: NaN or infinity"),
         (arguments("region", "--features", features), "holds 50 rows; say which with --row, 0 to 49"),
         (arguments("region", "--features", features, "--row", 50), "has no row 50; expected --row 0 to 49"),
-        (arguments("region", "--features", features, "--row", -1), "has no row -1"),
         (arguments("region", "--features", good, "--row", 0), "leave --row away"),
-        (arguments("region", "--features", good, "--image", photos[0]), "--image with --features is for the picture"),
+        (arguments("region", "--features", good, *image), "--image with --features is for the picture"),
+        (arguments("region", "--features", good, "--boxes", good), "--boxes with --features is for the picture"),
         (arguments("region", "--features", good, "--boxes", good, *picture), "found shape (36, 32), expected (36, 4)"),
-        (arguments("region", "--features", save(tmp_path / "s.npy", one[:35]), "--boxes", "grid", *picture),
-         "form no square grid"),
-        (arguments("region", "--features", good, "--boxes", save(tmp_path / "b.npy", np.full((36, 4), np.nan)),
-                   *picture), "b.npy: a box has NaN or ends before it begins"),
-        (arguments("pooled", "--features", good, *picture), "only ESL checkpoints have this picture"),
+        (arguments("region", "--features", odd, "--boxes", "grid", *picture), "form no square grid"),
+        (arguments("pooled", "--features", good, *picture), "ESL checkpoints have this picture"),
         (arguments("region", "--features", good, "--picture", tmp_path / "p.jpg"), "expected a name that ends in .png"),
         (arguments("region", "--features", good, "--picture_caption", 1), "--picture_caption belongs to --picture"),
         (arguments("region", "--features", good, *picture, "--picture_caption", 4), "only 3 captions were given"),
-        (arguments("grid", "--image", photos[0], "--image", photos[1], *picture), "--picture draws one image"),
-        (arguments("grid", "--image", photos[0], captions=[]), "no captions: give --caption"),
-        (arguments("grid", "--image", photos[0], captions=["a", "  "]), "--caption number 2 is empty"),
-        (arguments("grid", "--image", photos[0], captions=["a", "\u200b\u200b"]), "caption number 2: "),
-        (arguments("grid", "--image", photos[0], "--captions_file", tmp_path / "empty.txt"), "line 2: empty caption"),
-        (arguments("grid", "--image", photos[0], "--device", "warp"), "--device 'warp' can't be used"),
-        (arguments("grid", "--image", photos[0], "--model_path", tmp_path / "none.pth"), "none.pth: no such file"),
-        (arguments("grid", "--image", photos[0], "--bert_path", tmp_path / "none"), "none: no such folder"),
-    ]  # fmt: skip
+        (arguments("region", "--features", features, "--row", 0, "--row", 5, *picture), "--picture draws one image"),
+        (arguments("grid", *image, "--image", photos[1], *picture), "--picture draws one image"),
+        (arguments("grid", *image, captions=[]), "no captions: give --caption"),
+        (arguments("grid", *image, captions=["a", "  "]), "--caption number 2 is empty"),
+        (arguments("grid", *image, captions=["a", "\u200b\u200b"]), "caption number 2: "),
+        (arguments("grid", *image, "--captions_file", tmp_path / "empty.txt"), "line 2: empty caption"),
+        (arguments("grid", *image, "--device", "warp"), "--device 'warp' can't be used"),
+        (arguments("grid", *image, "--model_path", tmp_path / "none.pth"), "none.pth: no such file"),
+        (arguments("grid", *image, "--bert_path", tmp_path / "none"), "none: no such folder"),
+    ]
     for argv, expected in cases:
         assert expected in error_line(script.main, argv, capsys)
     assert not (tmp_path / "p.png").exists()
+
+
+def test_scores_that_are_no_finite_numbers_are_refused(sample, arguments, capsys, tmp_path):
+    """Weights that overflow are finite, so reading them finds nothing wrong."""
+    torch.manual_seed(1)
+    model = build_model(REGIONS, {"bert_path": sample / "bert"})
+    with torch.no_grad():
+        model.similarity.contribution.p.fill_(3e38)
+    save_checkpoint(tmp_path / "wild.pth", model)
+    flags = ("--features", sample / "f30k/precomp/test_ims.npy", "--row", 0, "--model_path", tmp_path / "wild.pth")
+    message = error_line(script.main, arguments("region", *flags), capsys)
+    assert "wild.pth: gives scores that are no finite numbers" in message
