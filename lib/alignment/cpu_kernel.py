@@ -135,13 +135,14 @@ def _load(path: Path) -> ctypes.CDLL:
 def _try(library: ctypes.CDLL) -> None:
     """Compare both functions with the definition in float64 on one small case; RuntimeError where they differ."""
     scale, shape = 10.0, (1, 3, 4, 70)  # C, W, R, B
-    everything = torch.ones(70, 4, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)
     with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        everything = torch.ones(70, 4, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)
         S = torch.linspace(-9, 9, 3 * 4 * 70, dtype=torch.float64).sin().view(shape).requires_grad_()
         tau = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
         expected = plain.instance_similarity(S.permute(3, 0, 1, 2), *everything, tau)[:, 0]  # (B,)
         expected.sum().backward()
-        values, scores, upstream = S[0].detach().float(), torch.empty(1, 70), torch.ones(1, 70)
+        values = S[0].detach().float()
+        scores, upstream = values.new_empty(1, 70), values.new_ones(1, 70)
         _call(library.alignment_scores, values, [3], scale, None, scores)
         _call(library.alignment_gradients, values, [3], scale, None, upstream)
     pairs = ((scores[0], expected), (values, S.grad[0]), (upstream.sum(), tau.grad))

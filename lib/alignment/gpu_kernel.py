@@ -58,7 +58,7 @@ def _runs(index: int) -> bool:
 
 def _agrees(device: torch.device) -> bool:
     """Compare scores with those of the definition in float64 on one small case; RuntimeError where they differ."""
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
         S = torch.linspace(-9, 9, 2 * 3 * 5 * 20, dtype=torch.float64).sin().view(2, 3, 5, 20)  # (C, W, R, B)
         real = torch.arange(5) < torch.arange(20)[:, None] % 5 + 1  # (B, R)
         lengths = torch.tensor([2, 3], dtype=torch.int32)
@@ -87,7 +87,7 @@ def pair_scores(
     held = max(4, triton.next_power_of_2(words if hold_words else regions))
     block = min(64, max(16, VALUES_PER_WARP // held))
     align = math.gcd(images, 2)
-    scores = torch.empty(captions, images, device=S.device)  # (C, B)
+    scores = torch.empty(captions, images, dtype=torch.float32, device=S.device)  # (C, B)
     with torch.cuda.device_of(S):
         _score[(captions * triton.cdiv(images, block),)](
             *(S.contiguous(), lengths, region_mask, scores, scale * math.log2(math.e), words, regions, images // align),

@@ -19,13 +19,13 @@ LARGEST_PLAIN_SCALE = 60.0  # exp(60), summed over thousands of fragments, stays
 def alignment_scores(images: Fragments, captions: Fragments, scale: Tensor | float) -> Tensor:
     """Scores (B, C) of prepared fragments (B, R, E) and (C, W, E); `scale` is the scalar tau."""
     S = word_region_similarity(images, captions)  # (B, C, W, R)
-    S = S.to(torch.promote_types(S.dtype, torch.float32))  # scores in bfloat16 would tie
     return instance_similarity(S, images.mask, captions.mask, scale)
 
 
 def word_region_similarity(images: Fragments, captions: Fragments) -> Tensor:
-    """S (B, C, W, R) of prepared fragments, 0 at padding."""
+    """S (B, C, W, R) of prepared fragments, in float32 at least, 0 at padding."""
     S = torch.einsum("cwe,bre->bcwr", captions.features, images.features)
+    S = S.to(torch.promote_types(S.dtype, torch.float32))  # what follows a bfloat16 product is float32
     return S.masked_fill(~_real(images.mask, captions.mask), 0.0)
 
 

@@ -10,6 +10,7 @@ Letters: B images, C captions (of a tile), R regions, W word pieces, E size of a
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -50,7 +51,8 @@ def _packed(mask: Tensor, order: Tensor) -> Tensor:
     return places[order][mask[order]]
 
 
-class _Work(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Work:  # no tuple: autocast would take one apart
     """Words of each caption, whether a gradient will be asked for, and how to compute."""
 
     lengths: list[int]

@@ -1,4 +1,4 @@
-"""The compiled CPU kernel against alignment in float64, and what happens where it cannot be built."""
+"""The compiled CPU kernel against the definition in float64, and what happens where it cannot be built."""
 
 from __future__ import annotations
 
@@ -6,74 +6,33 @@ import os
 import shutil
 import stat
 import warnings
+from functools import partial
 
 import pytest
 import torch
 
-from lib.alignment import cpu_kernel, gpu_kernel
-from lib.alignment.tiled import alignment_scores
-from lib.fragments import Fragments
+from lib import functional
+from lib.alignment import cpu_kernel, plain, tiled
 from tests import helpers
+from tests.alignment.problems import CASES, GRADIENTS, LARGE_SCALES, SCORES, definition, errors, outcome, problem
 
+pytestmark = pytest.mark.usefixtures("single_thread")
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, cpu_kernel.COMPILERS)), reason="no C compiler is here")
 
-SIZES = {"captions": 7, "words": 6, "regions": 9, "images": 40, "size": 24}
-CASES = {
-    "plain": {},
-    "ragged_captions": {"ragged": True},
-    "masked_regions": {"masked": True},
-    "both_masks": {"ragged": True, "masked": True},
-    "one_word": {"words": 1},
-    "one_region": {"regions": 1, "ragged": True},
-    "one_image": {"images": 1, "ragged": True, "masked": True},
-    "one_of_all": {"captions": 1, "words": 1, "regions": 1, "images": 1},
-    "one_image_short_of_a_task": {"images": 31, "masked": True},
-    "a_whole_task_of_images": {"images": 32, "masked": True},
-    "one_image_more_than_a_task": {"images": 33, "masked": True},
-    "several_tasks": {"images": 100, "ragged": True},
-    "long_caption": {"words": 150, "captions": 2, "ragged": True},
-    "many_regions": {"regions": 256, "captions": 2, "masked": True},
-    "tiny_similarities": {"factor": 1e-4},
-    "large_similarities": {"factor": 30.0},
-    "smallest_scale": {"scale": 1e-3},
-    "largest_plain_scale": {"scale": 60.0, "ragged": True},
-    "several_blocks": {"captions": 40, "ragged": True, "memory": 1 << 14},
-    "several_image_tiles": {"images": 70, "ragged": True, "masked": True, "memory": 1},
-}
+
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """The names of the kernel's functions as they are called."""
+    made = []
+    for function in ("pair_scores", "gradients"):
+        original = getattr(cpu_kernel, function)
+        monkeypatch.setattr(cpu_kernel, function, lambda *args, f=original: (made.append(f.__name__), f(*args))[1])
+    return made
 
 
-def problem(name: str) -> tuple[Fragments, Fragments, torch.Tensor, int | None]:
-    """Random prepared images and captions, tau, and the memory to score with."""
-    case = {**SIZES, **CASES[name]}
-    generator = torch.Generator().manual_seed(len(name))
-    x = torch.randn(case["images"], case["regions"], case["size"], generator=generator)  # (B, R, E)
-    y = torch.randn(case["captions"], case["words"], case["size"], generator=generator)  # (C, W, E)
-    x, y = x / x.norm(dim=-1, keepdim=True), y / y.norm(dim=-1, keepdim=True) * case.get("factor", 1.0)
-    sides = []
-    for features, ragged in ((x, case.get("masked")), (y, case.get("ragged"))):
-        count, length = features.shape[:2]
-        lengths = torch.full((count,), length)
-        if ragged:
-            lengths = torch.randint(1, length + 1, (count,), generator=generator)
-        mask = torch.arange(length) < lengths[:, None]
-        sides.append(Fragments(features.masked_fill(~mask[..., None], 9.0), mask))  # padding may hold anything
-    return *sides, torch.tensor(case.get("scale", 14.3)), case.get("memory")
-
-
-def scores_and_gradients(images: Fragments, captions: Fragments, scale: torch.Tensor, memory, dtype) -> list:
-    leaves = [x.detach().to(dtype, copy=True).requires_grad_() for x in (images.features, captions.features, scale)]
-    scores = alignment_scores(Fragments(leaves[0], images.mask), Fragments(leaves[1], captions.mask), leaves[2], memory)
-    (scores * torch.linspace(0.5, 1.5, scores.numel(), dtype=dtype).view_as(scores)).sum().backward()
-    return [scores.detach(), *(leaf.grad for leaf in leaves)]
-
-
-def relative_errors(found: list, expected: list) -> list[float]:
-    """Of the scores and of each gradient; that of tau is a sum over all pairs and is held against the sum of scores."""
-    sizes = [other.abs().max() for other in expected]
-    sizes[3] = torch.maximum(sizes[3], expected[0].abs().sum())
-    pairs = zip(found, expected, sizes, strict=True)
-    return [float((one - other).abs().max() / size.clamp(min=1e-30)) for one, other, size in pairs]
+def kernel_scores(memory: int | None = None):
+    return partial(tiled.alignment_scores, memory=memory, kernels=True)
 
 
 @needs_compiler
@@ -83,52 +42,59 @@ def test_the_kernel_is_built_and_used_where_there_is_a_compiler():
 
 @needs_compiler
 @pytest.mark.parametrize("name", CASES)
-def test_scores_and_gradients_equal_those_in_float64(name, monkeypatch):
-    calls = []
-    for function in ("pair_scores", "gradients"):
-        original = getattr(cpu_kernel, function)
-        monkeypatch.setattr(
-            cpu_kernel, function, lambda *args, f=original, **kw: (calls.append(f.__name__), f(*args))[1]
-        )
-    *inputs, memory = problem(name)
-    expected = scores_and_gradients(*inputs, None, torch.float64)
-    assert not calls  # float64 runs in torch
-    found = scores_and_gradients(*inputs, memory, torch.float32)
+def test_scores_and_gradients_equal_the_definition_in_float64(name, calls):
+    given = problem(name)
+    expected = definition(given)
+    scores, *gradients = errors(outcome(kernel_scores(given.memory), given), expected)
     with torch.inference_mode():
-        again = alignment_scores(*inputs, memory)
-    assert {"pair_scores", "gradients"} <= set(calls)
-    in_training, *gradients, in_evaluation = relative_errors([*found, again], [*expected, expected[0]])
-    assert max(in_training, in_evaluation) < 2e-6
-    # Where a norm is over one or two values, a gradient is a small difference: torch's float32 errs by 5e-5 as well.
-    assert max(gradients) < 1e-4
+        in_evaluation = kernel_scores(given.memory)(*given[:3])
+    assert {"pair_scores", "gradients"} == set(calls)
+    assert max(scores, *errors([in_evaluation], expected[:1])) < SCORES[name]
+    assert max(gradients) < GRADIENTS[name]
 
 
 @needs_compiler
-def test_switching_kernels_off_gives_the_same_scores_and_gradients(monkeypatch):
-    *inputs, memory = problem("both_masks")
-    found = scores_and_gradients(*inputs, memory, torch.float32)
-    monkeypatch.setattr(gpu_kernel, "_enabled", False)
-    monkeypatch.setattr(cpu_kernel, "pair_scores", None)
-    expected = scores_and_gradients(*inputs, memory, torch.float32)
-    scores, *gradients = relative_errors(found, expected)
+@pytest.mark.parametrize("name", LARGE_SCALES)
+def test_a_scale_above_60_is_left_to_torch_and_equals_the_definition(name, calls):
+    given = problem(name)
+    scores, *gradients = errors(outcome(kernel_scores(given.memory), given), definition(given))
+    assert scores < SCORES[name] and max(gradients) < GRADIENTS[name] and not calls
+
+
+@needs_compiler
+@pytest.mark.parametrize("where", ["float64", "switched off"])
+def test_the_kernel_is_not_called_where_it_does_not_serve(where, calls):
+    given = problem("both_masks").to(torch.float64 if where == "float64" else torch.float32)
+    outcome(partial(tiled.alignment_scores, kernels=where == "float64"), given)
+    assert not calls
+
+
+@needs_compiler
+@pytest.mark.parametrize("constant", ["NEGATIVE_SLOPE", "EPSILON"])
+def test_slope_and_epsilon_are_those_of_the_definition_and_none_of_the_kernels_own(constant, monkeypatch):
+    given = problem("both_masks")
+    before = definition(given)
+    for module in (plain, functional, cpu_kernel):
+        if hasattr(module, constant):
+            monkeypatch.setattr(module, constant, 0.3)
+    expected = definition(given)
+    assert errors(before, expected)[0] > 1e-2
+    scores, *gradients = errors(outcome(kernel_scores(), given), expected)
     assert scores < 2e-6 and max(gradients) < 1e-4
 
 
 @needs_compiler
 def test_zero_similarities_give_zero_scores_and_finite_gradients():
-    images, captions, scale, _ = problem("both_masks")
-    captions.features.zero_()
-    scores, *gradients = scores_and_gradients(images, captions, scale, None, torch.float32)
+    scores, *gradients = outcome(kernel_scores(), problem("zero_similarities"))
     assert (scores == 0).all() and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @needs_compiler
 def test_the_number_of_threads_changes_no_bit():
-    *inputs, memory = problem("several_tasks")
     results = []
     for count in (1, 2, 3):
         with helpers.threads(count):
-            results.append(scores_and_gradients(*inputs, memory, torch.float32))
+            results.append(outcome(kernel_scores(), problem("several_tasks")))
     for other in results[1:]:
         assert torch.equal(other[0], results[0][0]) and torch.equal(other[3], results[0][3])
 
@@ -165,15 +131,22 @@ def test_too_little_memory_is_an_error():
 
 
 @needs_compiler
-@pytest.mark.parametrize("autocast", [False, True])
-def test_bfloat16_features_have_scores_and_gradients(autocast):
-    images, captions, scale, _ = problem("plain")
-    expected = scores_and_gradients(images, captions, scale, None, torch.float64)
-    dtype = torch.float32 if autocast else torch.bfloat16
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        found = scores_and_gradients(images, captions, scale.to(dtype), None, dtype)
-    bound = 1e-4 if autocast else 0.1  # autocast leaves the head in float32; in bfloat16, S has 8 bits
-    assert max(relative_errors([x.double() for x in found], expected)) < bound
+def test_features_in_bfloat16_have_scores_and_gradients(calls):
+    given = problem("nothing_special").to(torch.bfloat16)
+    found = outcome(kernel_scores(), given)
+    assert found[0].dtype == torch.float32 and set(calls) == {"pair_scores", "gradients"}
+    scores, *gradients = errors(found, definition(given))
+    assert scores < 4e-3 and max(gradients) < 2e-2  # S and the gradients have 8 bits, what is between them 24
+
+
+@needs_compiler
+def test_autocast_leaves_scores_and_gradients_in_float32(calls):
+    given = problem("nothing_special")
+    expected = outcome(kernel_scores(), given)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = outcome(kernel_scores(), given)
+    assert set(calls) == {"pair_scores", "gradients"}
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_other_types_scales_and_devices_are_left_to_torch():
@@ -181,12 +154,6 @@ def test_other_types_scales_and_devices_are_left_to_torch():
     assert not cpu_kernel.available(CPU, torch.float64)
     assert not cpu_kernel.available(CPU, torch.float32, 60.1)
     assert not cpu_kernel.available(CPU, torch.float32, float("nan"))
-
-
-@needs_compiler
-def test_no_kernels_in_the_environment_switches_it_off(monkeypatch):
-    monkeypatch.setenv("ESL_NO_KERNELS", "1")
-    assert not cpu_kernel.available(CPU)
 
 
 @pytest.fixture
@@ -271,11 +238,11 @@ def test_where_it_cannot_be_built_one_warning_says_so_and_torch_scores(fresh, mo
         monkeypatch.setattr(cpu_kernel, "SOURCE", source)
     else:
         pytest.skip("no compiler is here")
-    *inputs, memory = problem("ragged_captions")
+    given = problem("ragged_captions")
     with pytest.warns(UserWarning, match=f"without its compiled kernel: .*{message}"):
-        found = scores_and_gradients(*inputs, memory, torch.float32)
+        found = outcome(kernel_scores(), given)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a second call says nothing
-        scores_and_gradients(*inputs, memory, torch.float32)
-    expected = scores_and_gradients(*inputs, memory, torch.float64)
-    assert max(relative_errors(found, expected)) < 5e-6
+        again = outcome(kernel_scores(), given)
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+    assert max(errors(found, definition(given))) < 1e-5

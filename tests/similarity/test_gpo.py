@@ -1,13 +1,13 @@
-"""GPO pooling and the pooled head."""
+"""GPO pooling against the slow reference and the golden values."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from lib.fragments import Fragments
 from lib.similarity.gpo import GPO, positional_encoding
-from lib.similarity.vse_infty import PooledSimilarity
 from tests import reference
 from tests.conftest import SHARED, needs_shared
 
@@ -58,13 +58,29 @@ def test_dropped_fragments_may_stand_anywhere():
     torch.testing.assert_close(gpo(Fragments(x, kept)), gpo(Fragments.full(x[:, kept[0]])))
 
 
-def test_pooled_scores_equal_the_slow_reference():
-    head = PooledSimilarity(GPO(), GPO()).double()
-    images, captions = ragged([6, 2, 3], 7), ragged([1, 5, 6, 3], 7)
-    found = head.score(head.prepare_images(images), head.prepare_captions(captions))
-    parts = [[x[m] for x, m in zip(*f, strict=True)] for f in (images, captions)]
-    gpos = [dict(pool.named_parameters()) for pool in (head.image_pool, head.caption_pool)]
-    torch.testing.assert_close(found, reference.pooled_scores(*parts, *gpos), rtol=0, atol=1e-9)
+@pytest.mark.parametrize(("length", "size"), [(1, 32), (13, 32), (5, 8)])
+def test_positional_encoding_is_that_of_the_reference(length, size):
+    expected = reference.positional_encoding(length, size)
+    torch.testing.assert_close(positional_encoding(length, size, torch.float64), expected, rtol=0, atol=1e-12)
+
+
+def test_weights_are_computed_once_for_each_number_of_fragments(monkeypatch):
+    gpo, asked = GPO(), []
+    original = gpo.pool_weights
+    monkeypatch.setattr(gpo, "pool_weights", lambda lengths: (asked.append(lengths.tolist()), original(lengths))[1])
+    gpo(ragged([4, 2, 4, 6, 2], 3, torch.float32))
+    assert asked == [[2, 4, 6]]
+
+
+def test_weights_add_up_to_one_and_are_zero_beyond_the_fragments():
+    weights = GPO().pool_weights(torch.tensor([1, 3, 6]))
+    torch.testing.assert_close(weights.sum(1), torch.ones(3))
+    assert weights.shape == (3, 6) and weights[0, 1:].tolist() == [0.0] * 5 and (weights[1, 3:] == 0).all()
+
+
+def test_one_fragment_is_pooled_to_itself():
+    x = torch.randn(2, 1, 4)
+    torch.testing.assert_close(GPO()(Fragments.full(x)), x[:, 0])
 
 
 @needs_shared
