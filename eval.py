@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lib.alignment import Way
-from lib.arguments import DATA_NAME, add_machine_arguments, add_path_arguments, machine_paths
+from lib.arguments import add_machine_arguments, add_path_arguments, machine_paths
 from lib.checkpoint import load_model, read_checkpoint
 from lib.command_line import Parser, positive, script
-from lib.datasets import DATA_SETS, data_set
+from lib.datasets import DATA_NAME, DATA_SETS, data_set
 from lib.datasets.inputs import open_inputs
 from lib.errors import InputError
 from lib.evaluation import report

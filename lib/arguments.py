@@ -14,7 +14,7 @@ from typing import Any
 from lib.alignment import KERNELS
 from lib.command_line import not_negative, positive
 from lib.config import ModelConfig, Option, Part
-from lib.datasets import DATA_SETS
+from lib.datasets import DATA_NAME
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.precision import PRECISIONS
 from lib.similarity import HEADS
@@ -22,7 +22,6 @@ from lib.training.losses import LOSSES
 from lib.training.optim import OPTIMIZERS
 
 PRECOMP_ENC_TYPES = {"basic": "regions", "backbone": "grid"}  # as VSE∞ spells them
-DATA_NAME = f"{', '.join(DATA_SETS)}, or a name for your own data"
 
 
 class Group:

@@ -29,7 +29,7 @@ class Part:
     build: Callable[..., Any]  # (embed_size, options) -> module
     options: dict[str, Option] = dataclasses.field(default_factory=dict)
     check: Callable[[int, dict], None] = lambda embed_size, options: None  # InputError for sizes that it can't have
-    training_only: tuple[str, ...] = ()  # options that don't change what its weights compute
+    training_only: tuple[str, ...] = ()  # options that a run may change without another network
 
     def complete(self, embed_size: int, given: dict[str, Any]) -> dict[str, Any]:
         """`given` with the defaults of the options that it lacks; InputError for values that the part can't have."""

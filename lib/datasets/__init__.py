@@ -42,6 +42,8 @@ DATA_SETS = {
     "f30k": DataSet("Flickr30K", images="flickr30k-images", captions_per_image=5, dev_captions=5000, published=True),
 }
 
+DATA_NAME = f"{', '.join(DATA_SETS)}, or a name for your own data"  # for the help of flags
+
 
 def data_set(name: str, flag: str = "--data_name") -> DataSet:
     """The row of `name`; a name without one is that of somebody's own data and stands as it is in every table.

@@ -142,7 +142,7 @@ def _stack(images: tuple) -> Fragments | Tensor:
     return default_collate(images)  # (B, 3, H, W), in a worker straight into shared memory
 
 
-class _InOrder(Dataset):
+class InOrder(Dataset):
     """The images of a split without augmentation."""
 
     def __init__(self, images: Callable):
@@ -158,7 +158,7 @@ class _InOrder(Dataset):
 def image_batches(images: Callable, batch_size: int, workers: int = 0, pin_memory: bool = False) -> Loader:
     """Each image once, in order and not augmented: Fragments (B, R, D) or raw images (B, 3, H, W)."""
     pin_memory = pin_memory and torch.cuda.is_available()
-    return Loader(_InOrder(images), _stack, workers, batch_size=batch_size, pin_memory=pin_memory)
+    return Loader(InOrder(images), _stack, workers, batch_size=batch_size, pin_memory=pin_memory)
 
 
 def caption_batches(captions: TokenisedCaptions, tokens_per_batch: int) -> list[tuple[Tensor, Tokens]]:

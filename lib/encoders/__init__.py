@@ -29,6 +29,7 @@ IMAGE_ENCODERS = {
             "input_scale_factor": Option(1.0, "grid: images are resized to squares of 256 * X pixels", positive(float)),
         },
         check_grid,
+        training_only=("input_scale_factor",),
         transform=grid_transform,
         describe=lambda options: f"grid features ({options['backbone_source']})",
     ),

@@ -22,8 +22,18 @@ from lib.files import read_ids, read_json
 
 IMAGE_THRESHOLD = 2.5  # SIS ratings from here on are positives
 CAPTION_THRESHOLD = 3.0  # STS and SITS ratings from here on are positives
+ORIGINAL = 5.0  # stands for the rating of a caption with its own image where nobody rated them
 JSON_FILES = ("cxc_it.json", "cxc_i2i.json", "cxc_t2t.json")
 CSV_FILES = {"sts": "sts_test.csv", "sis": "sis_test.csv", "sits": "sits_test.csv"}
+GALLERY_FILES = ("testall_ids.txt", "testall_capids.txt")
+
+
+class Gallery(NamedTuple):
+    """Ids of the images (N,) and captions (C,) in the order of the matrix, and the row of each caption's image (C,)."""
+
+    image_ids: np.ndarray
+    caption_ids: np.ndarray
+    image_of_caption: np.ndarray
 
 
 class Rated(NamedTuple):
@@ -74,24 +84,29 @@ def read_annotations(
             f"{folder}: {', '.join(missing)} missing; CxC needs {', '.join(JSON_FILES)}, "
             f"or instead of them the official {', '.join(CSV_FILES.values())}"
         )
-    image_ids = read_ids(folder / "testall_ids.txt") if image_ids is None else np.asarray(image_ids)
-    caption_ids = read_ids(folder / "testall_capids.txt") if caption_ids is None else np.asarray(caption_ids)
-    if len(np.unique(caption_ids)) != len(caption_ids):
-        raise InputError(f"{folder}: caption ids repeat; expected {len(caption_ids)} distinct ones, one per caption")
-    gallery = (*gallery_images(image_ids, len(caption_ids)), caption_ids)
-
+    gallery = read_gallery(folder, image_ids, caption_ids)
     rated = read_csvs(folder) if has_csv else {}
     if missing:
-        return _annotations(*gallery, *_listed_in_csvs(rated, *gallery), rated)
-    i2t, t2i, i2i, t2t = _listed_in_jsons(folder)
+        return _annotations(gallery, listed_in_csvs(rated, gallery), rated)
+    listed = _listed_in_jsons(folder)
     if not has_csv:  # files that hold positives alone say nothing about correlation
-        every = {"sis": (i2i, IMAGE_THRESHOLD), "sts": (t2t, CAPTION_THRESHOLD)}
+        every = {"sis": (listed[2], IMAGE_THRESHOLD), "sts": (listed[3], CAPTION_THRESHOLD)}
         rated = {
             task: Rated(pairs.query, pairs.item, pairs.rating)
             for task, (pairs, threshold) in every.items()
             if (pairs.rating < threshold).any()
         }
-    return _annotations(*gallery, i2t, t2i, i2i, t2t, rated)
+    return _annotations(gallery, listed, rated)
+
+
+def read_gallery(folder: Path, image_ids: np.ndarray | None = None, caption_ids: np.ndarray | None = None) -> Gallery:
+    """The gallery of the ids given, or else of those listed in `folder`; InputError when caption ids repeat."""
+    image_ids = read_ids(folder / GALLERY_FILES[0]) if image_ids is None else np.asarray(image_ids)
+    caption_ids = read_ids(folder / GALLERY_FILES[1]) if caption_ids is None else np.asarray(caption_ids)
+    if len(np.unique(caption_ids)) != len(caption_ids):
+        raise InputError(f"{folder}: caption ids repeat; expected {len(caption_ids)} distinct ones, one per caption")
+    image_ids, image_of_caption = gallery_images(image_ids, len(caption_ids))
+    return Gallery(image_ids, caption_ids, image_of_caption)
 
 
 def gallery_images(image_ids: np.ndarray, n_captions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,10 +128,7 @@ def gallery_images(image_ids: np.ndarray, n_captions: int) -> tuple[np.ndarray, 
 
 
 def read_csvs(folder: str | Path) -> dict[str, Rated]:
-    """All ratings of `sts_test.csv`, `sis_test.csv` and `sits_test.csv` (caption before image).
-
-    Raises InputError naming file and line.
-    """
+    """All ratings of the CSV files, in SITS caption before image; InputError naming file and line."""
     return {task: _rated(read_pairs(Path(folder) / name, task)) for task, name in CSV_FILES.items()}
 
 
@@ -126,7 +138,7 @@ def _rated(pairs: Iterable[RatedPair]) -> Rated:
     return Rated(np.array(first, np.int64), np.array(second, np.int64), np.array(rating, np.float64))
 
 
-class _Listed(NamedTuple):
+class Listed(NamedTuple):
     """Pairs as ids (P,), (P,) with ratings (P,), and the ids of all queries, those without a pair too."""
 
     query: np.ndarray
@@ -135,7 +147,7 @@ class _Listed(NamedTuple):
     keys: np.ndarray
 
 
-def _listed_in_jsons(folder: Path) -> tuple[_Listed, ...]:
+def _listed_in_jsons(folder: Path) -> tuple[Listed, ...]:
     """What the JSON files list for i2t, t2i, i2i, t2t."""
     it, i2i, t2t = (read_json(folder / name) for name in JSON_FILES)
     try:
@@ -147,37 +159,49 @@ def _listed_in_jsons(folder: Path) -> tuple[_Listed, ...]:
         ) from None
 
 
-def _listed(content: dict[str, list]) -> _Listed:
+def _listed(content: dict[str, list]) -> Listed:
     keys = np.array([int(key) for key in content], np.int64)
     pairs = [(item, rating) for items in content.values() for item, rating in items]
     query = np.repeat(keys, [len(items) for items in content.values()])
     item = np.array([int(item) for item, _ in pairs], np.int64)
-    return _Listed(query, item, np.array([rating for _, rating in pairs], np.float64), keys)
+    return Listed(query, item, np.array([rating for _, rating in pairs], np.float64), keys)
 
 
-def _listed_in_csvs(rated: dict[str, Rated], image_ids, image_of_caption, caption_ids) -> tuple[_Listed, ...]:
-    """The same from CSV files: SITS pairs rated as positive, captions with their own image, SIS and STS both ways."""
-    captions, images, rating = rated["sits"]
-    similar = rating >= CAPTION_THRESHOLD
-    captions = np.append(captions[similar], caption_ids)
-    images = np.append(images[similar], image_ids[image_of_caption])
-    rating = np.append(rating[similar], np.full(len(caption_ids), CAPTION_THRESHOLD))
-    i2t, t2i = _Listed(images, captions, rating, image_ids), _Listed(captions, images, rating, caption_ids)
-    i2i, t2t = (
-        _Listed(np.append(first, second), np.append(second, first), np.append(ratings, ratings), np.unique(first))
-        for first, second, ratings in (rated["sis"], rated["sts"])
+def listed_in_csvs(rated: dict[str, Rated], gallery: Gallery) -> tuple[Listed, ...]:
+    """The same from CSV files: each caption with its own image, the other SITS pairs that are rated as positive, and
+    all SIS and STS pairs, from both ends.
+
+    CxC rates some pairs of images twice, as (a, b) and as (b, a): such a pair is positive when either rating is.
+    """
+    rows = zip(*map(np.ndarray.tolist, rated["sits"]), strict=True)
+    sits = {(caption, image): rating for caption, image, rating in rows}
+    own = zip(gallery.caption_ids.tolist(), gallery.image_ids[gallery.image_of_caption].tolist(), strict=True)
+    positives = {pair: sits.get(pair, ORIGINAL) for pair in own}
+    positives |= {pair: rating for pair, rating in sits.items() if rating >= CAPTION_THRESHOLD}
+    captions, images = np.array(list(positives), np.int64).T  # (P,), (P,)
+    ratings = np.array(list(positives.values()))
+    return (
+        Listed(images, captions, ratings, gallery.image_ids),
+        Listed(captions, images, ratings, gallery.caption_ids),
+        _both_ways(rated["sis"], gallery.image_ids),
+        _both_ways(rated["sts"], gallery.caption_ids),
     )
-    return i2t, t2i, i2i, t2t
 
 
-def _annotations(image_ids, image_of_caption, caption_ids, i2t, t2i, i2i, t2t, rated) -> Annotations:
+def _both_ways(pairs: Rated, keys: np.ndarray) -> Listed:
+    query, item = (np.stack(ends, axis=1).ravel() for ends in (pairs[:2], pairs[1::-1]))  # (2P,), (2P,)
+    return Listed(query, item, np.repeat(pairs.rating, 2), keys)
+
+
+def _annotations(gallery: Gallery, listed: tuple[Listed, ...], rated: dict[str, Rated]) -> Annotations:
     """Which queries count: I2T and T2I all that a file names; I2I those with a positive image anywhere, in the gallery
     or not; T2T those with a positive caption or a co-caption. With positives outside the gallery alone they are misses.
     """
-    images, captions = Rows(image_ids), Rows(caption_ids)
+    images, captions = Rows(gallery.image_ids), Rows(gallery.caption_ids)
+    i2t, t2i, i2i, t2t = listed
     similar_images = i2i.rating >= IMAGE_THRESHOLD
     similar_captions = t2t.rating >= CAPTION_THRESHOLD
-    first, second = _co_captions(image_of_caption)
+    first, second = _co_captions(gallery.image_of_caption)
     positives = {
         "i2t": _positives(images(i2t.query), captions(i2t.item), images(i2t.keys)),
         "t2i": _positives(captions(t2i.query), images(t2i.item), captions(t2i.keys)),
@@ -188,7 +212,7 @@ def _annotations(image_ids, image_of_caption, caption_ids, i2t, t2i, i2i, t2t, r
             drop_self=True,
         ),
     }
-    return Annotations(image_ids, caption_ids, image_of_caption, positives, rated)
+    return Annotations(*gallery, positives, rated)
 
 
 class Rows:

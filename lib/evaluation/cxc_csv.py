@@ -32,28 +32,18 @@ class RatedPair(NamedTuple):
     method: str
 
 
-def csv_kind(path: str | Path) -> str:
-    """Tell `sis`, `sts` or `sits` from the header line; raises InputError when the file is none of them."""
-    with _open(path) as file:
-        return _kind_of(path, next(_rows(path, file), (1, []))[1])
+def read_pairs(path: str | Path, kind: str) -> Iterator[RatedPair]:
+    """Yield every row of the CxC file of a kind (`sis`, `sts` or `sits`), ids as integers.
 
-
-def read_pairs(path: str | Path, kind: str | None = None) -> Iterator[RatedPair]:
-    """Yield every row of a CxC file as `(id1, id2, score, method)`, ids as integers, score 0 to 5.
-
-    `kind` (`sis`, `sts` or `sits`) states what the file must hold; left out, the header decides. Raises InputError with
-    file and line for a wrong header, a short row, an unreadable id, a score outside 0 to 5, a pair that appears twice.
+    Raises InputError with file and line for a wrong header, a short row, an unreadable id, a score outside 0 to 5, a
+    pair that appears twice.
     """
+    columns = COLUMNS[kind]
+    patterns = [_IMAGE if name.startswith("image") else _CAPTION for name in columns[:2]]
+    first_line: dict[tuple[int, int], int] = {}
     with _open(path) as file:
         rows = _rows(path, file)
-        found = _kind_of(path, next(rows, (1, []))[1])
-        if kind not in (None, found):
-            raise InputError(
-                f"{path}: holds {found.upper()} ratings, expected {kind.upper()} ({','.join(COLUMNS[kind])})"
-            )
-        columns = COLUMNS[found]
-        patterns = tuple(_IMAGE if name.startswith("image") else _CAPTION for name in columns[:2])
-        first_line: dict[tuple[int, int], int] = {}
+        _check_header(path, next(rows, (1, []))[1], columns)
         for line, row in rows:
             if not row:
                 continue
@@ -84,12 +74,9 @@ def _rows(path, file) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}, line {reader.line_num + 1}: not CSV text ({error}); download it again") from None
 
 
-def _kind_of(path, header) -> str:
-    for kind, columns in COLUMNS.items():
-        if tuple(header) == columns:
-            return kind
-    expected = " or ".join(",".join(columns) for columns in COLUMNS.values())
-    raise InputError(f"{path}, line 1: header is {','.join(header)[:80]!r}, expected {expected}")
+def _check_header(path, header, columns) -> None:
+    if tuple(header) != columns:
+        raise InputError(f"{path}, line 1: header is {','.join(header)[:80]!r}, expected {','.join(columns)}")
 
 
 def _id(path, line, column, text, pattern) -> int:

@@ -6,102 +6,109 @@ Letters: N images, B images of a batch, R grid cells, H and W side lengths in pi
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Subset, default_collate
 from tqdm import tqdm
 
-from lib.command_line import Parser, script
+from lib.command_line import Parser, not_negative, positive, script
+from lib.datasets import PLAIN_NAME
 from lib.datasets.captions import read_captions
-from lib.datasets.images import ImageFolder, find_images
+from lib.datasets.images import ImageFolder, RawImages, find_images
 from lib.datasets.layout import find_split, image_folder, read_id_mapping
-from lib.datasets.loaders import Loader
+from lib.datasets.loaders import InOrder, Loader
 from lib.datasets.splits import image_rows
-from lib.datasets.transforms import eval_transform, input_size
+from lib.encoders.backbones import SOURCES, build_backbone
+from lib.encoders.grid import check_grid, grid_transform
+from lib.encoders.transforms import input_size
 from lib.errors import InputError
 from lib.files import atomic_write, read_ids, read_json
+from lib.parallel import visible_devices
+from lib.precision import PRECISIONS, encoding, set_precision
 from lib.tools.feature_rows import FeatureRows
 
 DTYPES = ("float16", "float32")
 
 
-def extract(
-    backbone: Callable[[Tensor], Tensor],
-    images: ImageFolder,
-    out: str | Path,
-    split: str,
-    source: str,
-    size: int,
-    dtype: str = "float16",
-    pool: int | None = None,
-    batch_size: int = 32,
-    workers: int = 0,
-    device: str | torch.device = "cpu",
-    settings: dict | None = None,
-) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What features are like, and the means to compute them; `depends` are further settings that they depend on."""
+
+    backbone_source: str
+    input_scale_factor: float = 2.0
+    pool: int | None = None  # cells a side, averaged; None: all
+    dtype: str = "float16"
+    depends: dict = dataclasses.field(default_factory=dict)
+    batch_size: int = 32
+    workers: int = 0
+    device: torch.device = torch.device("cpu")
+    precision: str = "float32"
+
+    def settings(self, images: ImageFolder) -> dict:
+        """All that the features of these images depend on."""
+        names = "".join(f"{image_id}\t{images.names.get(image_id)}\n" for image_id in images.ids)
+        return {
+            "backbone_source": self.backbone_source,
+            "input_size": input_size(self.input_scale_factor),
+            "pool": self.pool,
+            "dtype": self.dtype,
+            "images": len(images),
+            "names": hashlib.sha256(names.encode()).hexdigest(),
+            **self.depends,
+        }
+
+
+def extract(backbone: Callable[[Tensor], Tensor], images: ImageFolder, out: str | Path, split: str, plan: Plan) -> Path:
     """Write `{split}_ims.npy` (N, R, channels), one row per image of `images`, cells row by row; return its path.
 
-    `backbone` maps images (B, 3, size, size), transformed for `source`, to feature maps (B, channels, H, W); `pool`
-    averages them down to pool × pool cells. A run that ended early goes on where it stood. `settings` holds whatever
-    else the features depend on. Raises InputError when the file is there with other settings, or for a missing or
-    broken image; rows already written are kept.
+    `backbone` maps transformed images (B, 3, S, S) to feature maps (B, channels, H, W). A run that ended early goes on
+    where it stood. Raises InputError when the file is there with other settings, or for a missing or broken image; rows
+    already written are kept.
     """
-    names = "".join(f"{image_id}\t{images.names.get(image_id)}\n" for image_id in images.ids)
-    settings = {
-        "backbone_source": source,
-        "input_size": size,
-        "pool": pool,
-        "dtype": dtype,
-        "images": len(images),
-        "names": hashlib.sha256(names.encode()).hexdigest(),
-        **(settings or {}),
-    }
-    rows = FeatureRows(Path(out) / f"{split}_ims.npy", settings)
-    if rows.complete:
+    rows = FeatureRows(Path(out), split, images.ids, plan.settings(images), "name another --out or --split")
+    rows.resume()
+    if rows.finished:
         return rows.path
     images.check()
-    remaining = _Transformed(images, range(rows.done, len(images)), size, source)
-    pinned = torch.device(device).type == "cuda"
-    loader = Loader(remaining, default_collate, workers, batch_size=batch_size, pin_memory=pinned)
-    with rows, tqdm(total=len(images), initial=rows.done, desc=f"extract {split}", unit="images", disable=None) as bar:
+    done = len(images) - len(rows.missing())
+    raw = RawImages(images, grid_transform(dataclasses.asdict(plan)))
+    remaining = Subset(InOrder(raw), range(done, len(images)))
+    pinned = plan.device.type == "cuda"
+    loader = Loader(remaining, default_collate, plan.workers, batch_size=plan.batch_size, pin_memory=pinned)
+    with rows, tqdm(total=len(images), initial=done, desc=f"extract {split}", unit="images", disable=None) as bar:
         for batch in loader:
-            with torch.inference_mode():
-                cells = _cells(backbone(batch.to(device, non_blocking=True)), pool).to(getattr(torch, dtype))
-            if not cells.isfinite().all():
-                ids = images.ids[rows.done : rows.done + len(batch)]
+            cells = _cells(backbone, batch, plan)  # (B, R, channels)
+            ids = images.ids[done : done + len(cells)]
+            if not np.isfinite(cells).all():
+                dtype = plan.dtype
                 raise InputError(f"image ids {ids[0]} … {ids[-1]}: features beyond {dtype} or NaN; try --dtype float32")
-            rows.append(cells.cpu().numpy())
-            bar.update(len(batch))
+            if not rows.kinds:
+                rows.create(ims=(plan.dtype, cells.shape[1:]))
+            for image_id, features in zip(ids, cells, strict=True):
+                rows.write(image_id, ims=features)
+            done += len(cells)
+            bar.update(len(cells))
     return rows.path
 
 
-def _cells(features: Tensor, pool: int | None) -> Tensor:
-    """Feature maps (B, channels, H, W) → (B, R, channels), cells row by row as the grid encoder has them."""
-    if pool is not None:
-        if pool > min(features.shape[2:]):
-            raise InputError(f"--pool {pool}: the feature map has only {features.shape[2]} × {features.shape[3]} cells")
-        features = torch.nn.functional.adaptive_avg_pool2d(features, pool)  # (B, channels, pool, pool)
-    return features.flatten(2).transpose(1, 2)  # (B, R, channels)
-
-
-class _Transformed(Dataset):
-    """The images of some rows as the backbone takes them, (3, size, size) each."""
-
-    def __init__(self, images: ImageFolder, rows: range, size: int, source: str):
-        self.images, self.rows, self.size, self.source = images, rows, size, source
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return eval_transform(self.images.read(self.rows[index]), self.size, self.source)
+@torch.inference_mode()
+def _cells(backbone: Callable[[Tensor], Tensor], images: Tensor, plan: Plan) -> np.ndarray:
+    """Features (B, R, channels) of images (B, 3, S, S), cells row by row as the grid encoder has them."""
+    with encoding(plan.precision, plan.device):
+        features = backbone(images.to(plan.device, non_blocking=True)).float()  # (B, channels, H, W)
+    if plan.pool is not None:
+        height, width = features.shape[2:]
+        if plan.pool > min(height, width):
+            raise InputError(f"--pool {plan.pool}: the feature map has only {height} × {width} cells")
+        features = torch.nn.functional.adaptive_avg_pool2d(features, plan.pool)  # (B, channels, pool, pool)
+    return features.flatten(2).transpose(1, 2).to(getattr(torch, plan.dtype)).cpu().numpy()  # (B, R, channels)
 
 
 def weights_digest(backbone: torch.nn.Module) -> str:
@@ -119,46 +126,39 @@ def weights_digest(backbone: torch.nn.Module) -> str:
 @script
 def main(argv: list[str] | None = None) -> Path:
     """Parse, find the images, build the backbone, extract; return the path of the features file."""
-    from lib.encoders.backbones import PRECISIONS, SOURCES, build_backbone  # here: data sets don't depend on encoders
-
-    args = _parse(argv, SOURCES, PRECISIONS)
+    args = _parse(argv)
     images, texts = _data_set(args) if args.data_path else _loose_images(args)
-    out = Path(args.out)
-    for kind in ("mask", "boxes"):
-        if (out / f"{args.split}_{kind}.npy").exists():
-            raise InputError(f"{out}: holds {args.split}_{kind}.npy of other features; name another --out or --split")
-    texts = {out / name: text for name, text in texts.items()}
-    for path, text in texts.items():
-        if path.exists() and path.read_bytes() != text:
-            raise InputError(f"{path}: already there with other content; name another --out or --split")
+    texts = {Path(args.out, name): text for name, text in texts.items()}
+    _check_out(args, texts)
     images.check()
     torch.manual_seed(0)  # the random weights of the tiny backbone are the same in every run
-    device = _device(args.device)
-    backbone = build_backbone(args.backbone_source, args.backbone_path, precision=args.precision)
+    device = visible_devices(args.device)[0]
     precision = args.precision if device.type == "cuda" else "float32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
-    settings = {"weights": weights_digest(backbone), "precision": precision}
+    set_precision(precision)
+    backbone = build_backbone(args.backbone_source, args.backbone_path)
+    depends = {"weights": weights_digest(backbone), "precision": precision}
     for path, text in texts.items():
         if not path.exists():
             with atomic_write(path) as temporary:
                 temporary.write_bytes(text)
-    path = extract(
-        backbone.to(device).eval(),
-        images,
-        out,
-        args.split,
-        source=args.backbone_source,
-        size=input_size(args.input_scale_factor),
-        dtype=args.dtype,
-        pool=args.pool,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        device=device,
-        settings=settings,
-    )
+    chosen = {name: getattr(args, name) for name in ("input_scale_factor", "pool", "dtype", "batch_size", "workers")}
+    plan = Plan(args.backbone_source, **chosen, depends=depends, device=device, precision=precision)
+    path = extract(backbone.to(device).eval(), images, args.out, args.split, plan)
     shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
     print(f"{path}: {shape[0]} images, {shape[1]} cells each, {shape[2]} channels, {args.dtype}")
     return path
+
+
+def _check_out(args: argparse.Namespace, texts: dict[Path, bytes]) -> None:
+    """InputError where --out holds files of other features or other texts."""
+    for kind in ("mask", "boxes"):
+        if Path(args.out, f"{args.split}_{kind}.npy").exists():
+            raise InputError(
+                f"{args.out}: holds {args.split}_{kind}.npy of other features; name another --out or --split"
+            )
+    for path, text in texts.items():
+        if path.exists() and path.read_bytes() != text:
+            raise InputError(f"{path}: already there with other content; name another --out or --split")
 
 
 def _data_set(args: argparse.Namespace) -> tuple[ImageFolder, dict[str, bytes]]:
@@ -188,7 +188,7 @@ def _loose_images(args: argparse.Namespace) -> tuple[ImageFolder, dict[str, byte
     return images, texts
 
 
-def _parse(argv: list[str] | None, sources: tuple[str, ...], precisions: tuple[str, ...]) -> argparse.Namespace:
+def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m lib.tools.extract",
         description="Write grid features in the layout of region features, so that a backbone runs once per image. "
@@ -198,7 +198,7 @@ def _parse(argv: list[str] | None, sources: tuple[str, ...], precisions: tuple[s
     )
     add = parser.add_argument
     add("--out", required=True, help="folder for {split}_ims.npy and its texts; usually <new data_path>/precomp")
-    add("--backbone_source", choices=sources, required=True, help="'tiny' has random weights, for tests alone")
+    add("--backbone_source", choices=SOURCES, required=True, help="'tiny' has random weights, for tests alone")
     add("--backbone_path", help="local weight file; the detector needs one, the others download theirs")
     add("--data_path", help="data set folder, e.g. data/f30k")
     add("--data_name", metavar="NAME", help="which data set that is: coco, f30k, or the name of your own")
@@ -207,11 +207,11 @@ def _parse(argv: list[str] | None, sources: tuple[str, ...], precisions: tuple[s
     add("--ids", help="file with one integer image id a line; needs --id_mapping")
     add("--id_mapping", help='JSON file {"<image id>": "path under --images"}')
     add("--input_scale_factor", type=float, default=2.0, help="side of the images over 256; default %(default)s")
-    add("--pool", type=int, help="average the feature map down to this many cells a side")
+    add("--pool", type=positive(int), help="average the feature map down to this many cells a side")
     add("--dtype", choices=DTYPES, default="float16", help="of the features file; default %(default)s")
-    add("--precision", choices=precisions, default="float32", help="of the computation on a GPU; default %(default)s")
-    add("--batch_size", type=int, default=32, help="images a batch; default %(default)s")
-    add("--workers", type=int, default=4, help="processes that decode images; default %(default)s")
+    add("--precision", choices=PRECISIONS, default="float32", help="of the computation on a GPU; default %(default)s")
+    add("--batch_size", type=positive(int), default=32, help="images a batch; default %(default)s")
+    add("--workers", type=not_negative(int), default=4, help="processes that decode images; default %(default)s")
     add("--device", help="cpu, cuda, cuda:1, …; by default the GPU where there is one")
     args = parser.parse_args(argv)
     if bool(args.data_path) != bool(args.data_name):
@@ -223,23 +223,10 @@ def _parse(argv: list[str] | None, sources: tuple[str, ...], precisions: tuple[s
     if args.ids and not args.id_mapping:
         raise InputError("--ids needs --id_mapping, which says where each image lies")
     args.split = args.split or "all"
-    if not re.fullmatch(r"\w[\w.-]*", args.split):
+    if not PLAIN_NAME.fullmatch(args.split):
         raise InputError(f"--split {args.split!r}: expected a plain name of letters, digits, '_', '-' and '.'")
-    for name, least in (("batch_size", 1), ("workers", 0), ("pool", 1)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            raise InputError(f"--{name} {getattr(args, name)}: expected at least {least}")
-    if not 0 < input_size(args.input_scale_factor):
-        raise InputError(f"--input_scale_factor {args.input_scale_factor}: expected a positive number")
+    check_grid(0, vars(args))
     return args
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not available ({str(error).splitlines()[0]})") from None
-    return device
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A features file that is filled row by row and survives being interrupted.
+"""Features files that are filled row by row, in any order and in as many runs as it takes, even if one is killed.
 
-Letters: N rows, B rows of a batch, R regions or grid cells.
+Letters: N rows, R regions or grid cells, D size of a feature, n regions that one image has.
 """
 
 from __future__ import annotations
@@ -12,97 +12,174 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.errors import InputError
-from lib.files import read_json, write_json
+from lib.errors import InputError, shown
+from lib.files import atomic_write, read_json, write_json
 
-SECONDS_BETWEEN_MARKS = 30  # a killed run repeats at most this much
+FLUSH_BYTES, FLUSH_SECONDS = 64 << 20, 30  # what memory holds, and what a killed run repeats, at most
+INTERRUPTED = "*_ims.json.part"  # stands beside the files of a run that didn't end
 
 
 class FeatureRows:
-    """A features file that is filled from its first row to its last, in as many runs as it takes.
+    """`{split}_ims.npy` (N, R, D), and `{split}_boxes.npy` (N, R, 4) where asked: row i is the image with id `ids[i]`.
 
-    Until it is complete it's called `{path}.part`. `{stem}.json` beside it holds the settings and the number of rows
-    that are safely on disk. Raises InputError rather than touch a file that has other settings or another origin.
+    Until all rows are there, the files are called `*.part` and `{split}_ims.json.part` says which rows are done. Of
+    finished files `{split}_ims.json` keeps the settings. Files with other settings or of other origin are refused with
+    InputError; it ends with `way_out`.
     """
 
-    def __init__(self, path: Path, settings: dict):
-        self.path, self.part, self.record = path, path.with_name(f"{path.name}.part"), path.with_suffix(".json")
-        self.settings, self.total, self.done = settings, settings["images"], 0
-        self._rows, self._marked = None, time.monotonic()
-        present = next((file for file in (path, self.part) if file.exists()), None)
-        if present is None:
-            return
-        if not self.record.exists():
-            raise InputError(f"{present}: already there, and not from this command; name another --out or --split")
-        record = read_json(self.record)
-        self._compare(present, record)
-        self.done = self.total if present == path else record["done"]
+    def __init__(self, folder: Path, split: str, ids: list[int], settings: dict, way_out: str):
+        self.folder, self.split, self.ids, self.settings, self.way_out = folder, split, ids, settings, way_out
+        self.path, self.record = self._file("ims"), self._file("ims").with_suffix(".json")
+        self.row_of = {image_id: row for row, image_id in enumerate(ids)}
+        self.counts = np.zeros(len(ids), np.int32)  # (N,) regions of each row, 0 = not written yet
+        self.kinds: dict[str, tuple] = {}  # ims, boxes: element type and shape of a row
+        self.finished = False
+        self._arrays: dict[str, np.memmap] = {}
+        self._unflushed, self._flushed = 0, time.monotonic()
 
-    @property
-    def complete(self) -> bool:
-        """Whether the finished file is there."""
-        return self.path.exists()
+    def resume(self, overwrite: bool = False, restart: bool = False) -> None:
+        """Go on with the files of an interrupted run; where finished ones are there, `finished` says so.
 
-    def append(self, features: np.ndarray) -> None:
-        """Write the next rows (B, R, channels); they are recorded as done every half minute and when the block ends."""
-        if self._rows is None:
-            self._rows = self._open(features)
-        self._rows[self.done : self.done + len(features)] = features
-        self.done += len(features)
-        if time.monotonic() - self._marked > SECONDS_BETWEEN_MARKS:
-            self._mark()
+        `restart` throws unfinished files away; with `overwrite` new ones will replace finished ones.
+        """
+        if restart:
+            self._discard()
+        if _part(self.record).exists():
+            self._go_on()
+        elif self.path.exists() and not overwrite:
+            self._compare(self.path, self.record)
+            self.finished = True
+
+    def create(self, **kinds: tuple) -> None:
+        """Make files of zeros, such as `ims=("float16", (R, D))`; raises InputError when the disk is too small.
+
+        Their space is reserved: a disk that fills up while a mapped file is written kills the process.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_space(len(self.ids) * sum(np.dtype(kind).itemsize for kind in kinds.values()))
+            for kind, (dtype, shape) in kinds.items():
+                _reserve(_part(self._file(kind)), dtype, (len(self.ids), *shape))
+        except OSError as error:
+            self._discard()
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from None
+        self.kinds = kinds
+        self._note()
+        self._map()
+
+    def missing(self) -> list[int]:
+        """The ids whose rows are not written yet, in order."""
+        return [self.ids[row] for row in np.flatnonzero(self.counts == 0)]
+
+    def lacks(self, image_id: int) -> bool:
+        """True when the image has a row that isn't written yet."""
+        row = self.row_of.get(image_id)
+        return row is not None and not self.counts[row]
+
+    def write(self, image_id: int, **values: np.ndarray) -> None:
+        """Write an image's `ims` (n, D) and `boxes` (n, 4), n at most R; what is left of its rows is zero."""
+        row = self.row_of[image_id]
+        for kind, regions in values.items():
+            of_image = self._arrays[kind][row]  # (R, D) or (R, 4)
+            of_image[: len(regions)], of_image[len(regions) :] = regions, 0
+            self._unflushed += of_image.nbytes
+            self.counts[row] = len(regions)
+        if self._unflushed > FLUSH_BYTES or time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring the rows written so far to disk, then the note that they are done, and release their memory."""
+        if self._unflushed:
+            for array in self._arrays.values():
+                array.flush()
+            self._note()
+            self._map()
+        self._unflushed, self._flushed = 0, time.monotonic()
 
     def __enter__(self) -> FeatureRows:
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
-        self._mark()
-        if kind is None and self.done == self.total and self.part.exists():
-            os.replace(self.part, self.path)
+    def __exit__(self, *exception) -> None:
+        self.flush()
+        if self.counts.all():
+            self._finish()
 
-    def _mark(self) -> None:
-        """Bring the rows to disk, then record their number; the map is given up so that memory doesn't grow with it."""
-        if self._rows is not None:
-            self._rows.flush()
-            self._rows = None
-            write_json(self.record, {"settings": self.settings, "done": self.done})
-        self._marked = time.monotonic()
+    def _finish(self) -> None:
+        """Give complete files their names; a run killed amid this does it again."""
+        self._arrays.clear()
+        real = np.arange(self.kinds["ims"][1][0]) < self.counts[:, None]  # (N, R)
+        mask = self._file("mask")
+        if real.all():
+            mask.unlink(missing_ok=True)
+        else:
+            with atomic_write(mask) as temporary, open(temporary, "wb") as file:
+                np.save(file, real)
+        for part in map(_part, map(self._file, self.kinds)):
+            if part.exists():
+                os.replace(part, part.with_suffix(""))
+        write_json(self.record, {"settings": self.settings})
+        _part(self.record).unlink()
 
-    def _open(self, features: np.ndarray) -> np.memmap:
-        shape, folder = (self.total, *features.shape[1:]), self.path.parent
-        if not self.part.exists():
-            write_json(self.record, {"settings": self.settings, "done": 0})
-        needed, free = (self.total - self.done) * features[0].nbytes, shutil.disk_usage(folder).free
-        if needed > free:  # writing beyond the end of the disk through a memory map kills the process
-            raise InputError(
-                f"{folder}: {needed / 1e9:.1f} GB needed for {shape} {features.dtype}, {free / 1e9:.1f} GB free; "
-                "use --dtype float16, --pool, or another --out"
-            )
-        if not self.part.exists():
-            return np.lib.format.open_memmap(self.part, mode="w+", dtype=features.dtype, shape=shape)
+    def _go_on(self) -> None:
+        part = _part(self.path)
+        record = self._compare(part, _part(self.record))
         try:
-            there = np.load(self.part, mmap_mode="r", allow_pickle=False)  # fails where mode "r+" would fill up with 0
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{self.part}: broken ({str(error).splitlines()[0]}); delete it to start again") from None
-        if there.shape != shape or there.dtype != features.dtype:
-            raise InputError(
-                f"{self.part}: holds {there.dtype} {there.shape}, expected {features.dtype} {shape}; "
-                "delete it to start again"
-            )
-        return np.lib.format.open_memmap(self.part, mode="r+")
+            self.kinds = record["kinds"]
+            self.counts = np.array(record["regions"].split(), np.int32).reshape(len(self.ids))
+            if not self.counts.all():
+                self._map()
+        except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
+            again = f"delete {_part(self.record).name} to start again"
+            raise InputError(f"{part}: broken ({shown(error)}); {again}") from None
 
-    def _compare(self, present: Path, record) -> None:
+    def _compare(self, path: Path, record_path: Path) -> dict:
+        """The record of `path`, if it has the settings of this run."""
+        if not record_path.exists():
+            raise InputError(f"{path}: already there, and not from this command; {self.way_out}")
+        record = read_json(record_path)
         there = record.get("settings") if isinstance(record, dict) else None
-        if not isinstance(there, dict) or not isinstance(record.get("done"), int):
-            raise InputError(f"{self.record}: not a record of this command; name another --out or --split")
-        different = [key for key in (*self.settings, *there) if self.settings.get(key) != there.get(key)]
-        if different:
-            listed = ", ".join(
-                f"{key} {_short(there.get(key))} there, {_short(self.settings.get(key))} now"
-                for key in dict.fromkeys(different)
+        if not isinstance(there, dict):
+            raise InputError(f"{record_path}: not a record of this command; {self.way_out}")
+        now = self.settings
+        other = [key for key in dict.fromkeys((*now, *there)) if there.get(key) != now.get(key)]
+        if other:
+            changes = (f"{key} {shown(there.get(key), 12)} there, {shown(now.get(key), 12)} now" for key in other)
+            raise InputError(f"{path}: made with other settings ({', '.join(changes)}); {self.way_out}")
+        return record
+
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise InputError(
+                f"{self.path}: needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free; --dtype float16 "
+                "takes half of float32, another folder may have room"
             )
-            raise InputError(f"{present}: made with other settings ({listed}); name another --out or --split")
+
+    def _discard(self) -> None:
+        for path in (self.record, self.path, self._file("boxes")):
+            _part(path).unlink(missing_ok=True)
+
+    def _note(self) -> None:
+        regions = " ".join(map(str, self.counts.tolist()))
+        write_json(_part(self.record), {"settings": self.settings, "kinds": self.kinds, "regions": regions})
+
+    def _map(self) -> None:
+        for kind in self.kinds:
+            part = _part(self._file(kind))
+            np.load(part, mmap_mode="r", allow_pickle=False)  # fails for a short file, which "r+" would fill up with 0
+            self._arrays[kind] = np.load(part, mmap_mode="r+", allow_pickle=False)  # (N, R, D) or (N, R, 4)
+
+    def _file(self, kind: str) -> Path:
+        return self.folder / f"{self.split}_{kind}.npy"
 
 
-def _short(value) -> str:
-    return str(value) if len(str(value)) <= 24 else f"{str(value)[:12]}…"
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _reserve(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    """An .npy file of zeros that has its disk space."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -11,11 +11,11 @@ from PIL import Image
 
 from lib.datasets.images import ImageFolder
 from lib.datasets.splits import open_split
-from lib.datasets.transforms import eval_transform
 from lib.encoders.backbones import build_backbone
+from lib.encoders.grid import grid_transform
 from lib.errors import InputError
 from lib.tools import extract as module
-from lib.tools.extract import extract, main
+from lib.tools.extract import Plan, extract, main
 
 
 class Counting:
@@ -42,8 +42,12 @@ def images(tmp_path):
 
 
 def _extract(images, out, backbone=None, **options):
-    options = {"split": "train", "source": "wsl", "size": 32, "batch_size": 2, "dtype": "float32", **options}
-    return extract(backbone or Counting(), images, out, **options)
+    options = {"backbone_source": "wsl", "input_scale_factor": 0.125, "batch_size": 2, "dtype": "float32", **options}
+    return extract(backbone or Counting(), images, out, "train", Plan(**options))
+
+
+def eval_transform(image, source, factor):
+    return grid_transform({"backbone_source": source, "input_scale_factor": factor})(image)
 
 
 def _main(*argv):
@@ -58,7 +62,7 @@ def test_row_i_holds_the_cells_of_image_i_row_by_row(images, tmp_path):
     features = np.load(path, allow_pickle=False)
     assert path.name == "train_ims.npy" and features.shape == (7, 4, 3) and features.dtype == np.float32
     for row in range(7):
-        feature_map = Counting()(eval_transform(images.read(row), 32, "wsl")[None])[0]  # (3, 2, 2)
+        feature_map = Counting()(eval_transform(images.read(row), "wsl", 0.125)[None])[0]  # (3, 2, 2)
         expected = [feature_map[:, y, x].tolist() for y in range(2) for x in range(2)]
         np.testing.assert_allclose(features[row], expected, rtol=1e-6)
 
@@ -109,10 +113,10 @@ def test_rows_that_were_not_recorded_are_done_again(images, tmp_path):
     """What a killed run leaves: rows in the file beyond the number in the record."""
     with pytest.raises(KeyboardInterrupt):
         _extract(images, tmp_path / "out", Counting(fail_after=4))
-    record = tmp_path / "out" / "train_ims.json"
+    record = tmp_path / "out" / "train_ims.json.part"
     content = json.loads(record.read_text())
-    assert content["done"] == 4
-    record.write_text(json.dumps({**content, "done": 2}))
+    assert content["regions"] == "4 4 4 4 0 0 0"
+    record.write_text(json.dumps({**content, "regions": "4 4 0 0 0 0 0"}))
     rest = Counting()
     path = _extract(images, tmp_path / "out", rest)
     assert rest.seen == 5
@@ -147,10 +151,10 @@ def test_a_complete_file_is_left_as_it_is(images, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": 64}, "input_size 32 there, 64 now"),
+        ({"input_scale_factor": 0.25}, "input_size 32 there, 64 now"),
         ({"dtype": "float16"}, "dtype float32 there, float16 now"),
-        ({"source": "detector"}, "backbone_source wsl there, detector now"),
-        ({"settings": {"weights": "abc"}}, "weights None there, abc now"),
+        ({"backbone_source": "detector"}, "backbone_source wsl there, detector now"),
+        ({"depends": {"weights": "abc"}}, "weights None there, abc now"),
         ({"pool": 1}, "pool None there, 1 now"),
     ],
 )
@@ -190,7 +194,7 @@ def test_a_truncated_part_is_an_error_and_not_filled_up_with_zeros(images, tmp_p
 
 def test_a_disk_that_is_too_small_is_told_before_a_row_is_written(images, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
-    with pytest.raises(InputError, match="GB needed for .*--dtype float16"):
+    with pytest.raises(InputError, match="needs .* GB, the disk has .*--dtype float16"):
         _extract(images, tmp_path / "out")
     assert not (tmp_path / "out" / "train_ims.npy.part").exists()
 
@@ -230,7 +234,7 @@ def test_a_folder_of_images_becomes_a_features_file_with_ids_and_a_mapping(image
     torch.manual_seed(0)
     backbone = build_backbone("tiny")
     with torch.no_grad():
-        expected = backbone(eval_transform(images.read(2), 64, "tiny")[None]).flatten(2).transpose(1, 2)[0]
+        expected = backbone(eval_transform(images.read(2), "tiny", 0.25)[None]).flatten(2).transpose(1, 2)[0]
     np.testing.assert_allclose(features[2], expected, rtol=2e-3, atol=1e-3)
 
 
@@ -298,8 +302,8 @@ def test_texts_and_masks_of_other_features_are_never_mixed_with_these(images, tm
         (("--images", "x", "--ids", "y"), "--ids needs --id_mapping"),
         (("--images", "x"), "x: no such folder"),
         (("--images", "x", "--split", "../a"), "expected a plain name"),
-        (("--images", "x", "--batch_size", "0"), "--batch_size 0: expected at least 1"),
-        (("--images", "x", "--input_scale_factor", "0"), "expected a positive number"),
+        (("--images", "x", "--batch_size", "0"), "--batch_size: 0 is not positive"),
+        (("--images", "x", "--input_scale_factor", "0"), "expected a number from 1/256 to 64"),
     ],
 )
 def test_wrong_options_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, argv, message):

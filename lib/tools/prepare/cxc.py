@@ -1,112 +1,76 @@
-"""The annotation files of Crisscrossed Captions (CxC), made from its official CSVs and the caption ids of `testall`."""
+"""The annotation files of Crisscrossed Captions (CxC), made from its official CSVs and the ids of `testall`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from lib.datasets.layout import precomp_folder
 from lib.errors import InputError
-from lib.evaluation.cxc_csv import COLUMNS, RatedPair, csv_kind, read_pairs
-from lib.tools.prepare.ids import read_gallery
-from lib.tools.prepare.outputs import as_json, as_lines, write_new
+from lib.evaluation.cxc_annotations import (
+    CSV_FILES,
+    GALLERY_FILES,
+    JSON_FILES,
+    Gallery,
+    Listed,
+    listed_in_csvs,
+    read_csvs,
+    read_gallery,
+)
+from lib.evaluation.cxc_csv import read_pairs
+from lib.tools.prepare.outputs import Target, as_json, as_lines
 
-POSITIVE = 3.0  # SITS: a caption and an image rated 3 or more belong together
-ORIGINAL = 5.0  # stands for the rating of an image's own caption that nobody rated
 WHERE_TO_GET = "the official repository google-research-datasets/Crisscrossed-Captions"
 
 
-def prepare_cxc(csv_folder: Path, data_path: Path, overwrite: bool = False, say: Callable[[str], None] = print) -> None:
+def prepare_cxc(csv_folder: Path, target: Target) -> None:
     """Write `cxc_annots/`: `cxc_it.json`, `cxc_i2i.json`, `cxc_t2t.json`, `testall_ids.txt`, `testall_capids.txt`.
 
     Raises InputError when a CSV is missing or broken, and when `testall` pairs captions and images otherwise than CxC.
     """
-    image_of = read_gallery(data_path)
-    csvs = find_csvs(csv_folder)
-    sits = list(read_pairs(csvs["sits"], "sits"))
-    check_gallery(image_of, sits, csvs["sits"])
-    t2i, i2t = image_text_positives(image_of, sits)
-    i2i = rated_items(read_pairs(csvs["sis"], "sis"), image_of.values())
-    t2t = rated_items(read_pairs(csvs["sts"], "sts"), image_of)
-    folder = data_path / "cxc_annots"
-    files = {
-        folder / "testall_ids.txt": as_lines(image_of.values()),
-        folder / "testall_capids.txt": as_lines(image_of),
-        folder / "cxc_it.json": as_json({"t2i": t2i, "i2t": i2t}),
-        folder / "cxc_i2i.json": as_json(i2i),
-        folder / "cxc_t2t.json": as_json(t2t),
-    }
-    written = write_new(files, overwrite)
-    say(f"gallery: {len(set(image_of.values())):,} images, {len(image_of):,} captions")
-    say(f"images and captions: {_entries(t2i):,} positive pairs, {len(t2i):,} captions, {len(i2t):,} images")
-    say(f"images: {_entries(i2i):,} ratings; captions: {_entries(t2t):,} ratings (each counted from both ends)")
-    say(f"wrote {len(written)} files to {folder}; {len(files) - len(written)} held the same already")
+    gallery = find_gallery(target.data_path)
+    if missing := [name for name in CSV_FILES.values() if not (csv_folder / name).is_file()]:
+        raise InputError(f"{csv_folder}: {', '.join(missing)} missing; get it from {WHERE_TO_GET}")
+    check_gallery(gallery, csv_folder / CSV_FILES["sits"])
+    i2t, t2i, i2i, t2t = map(by_query, listed_in_csvs(read_csvs(csv_folder), gallery))
+    ids = gallery.image_ids[gallery.image_of_caption], gallery.caption_ids  # (C,), (C,)
+    texts = [*map(as_lines, ids), *map(as_json, ({"t2i": t2i, "i2t": i2t}, i2i, t2t))]
+    names = (*GALLERY_FILES, *JSON_FILES)
+    target.write({target.data_path / "cxc_annots" / name: text for name, text in zip(names, texts, strict=True)})
+    for task, lists in (("captions to images", t2i), ("images", i2i), ("captions", t2t)):
+        print(f"{task}: {sum(map(len, lists.values())):,} pairs of {len(lists):,} queries")
 
 
-def find_csvs(folder: Path) -> dict[str, Path]:
-    """`sis`, `sts`, `sits` → the CSV of that kind in `folder`, told by its header.
-
-    Raises InputError when one is missing or there are two of a kind (`*_test.csv` are preferred).
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected the CSV files of {WHERE_TO_GET}")
-    paths = sorted(folder.glob("*_test.csv")) or sorted(folder.glob("*.csv"))
-    found: dict[str, Path] = {}
-    for path in paths:
-        kind = csv_kind(path)
-        if kind in found:
-            raise InputError(f"{folder}: {found[kind].name} and {path.name} both hold {kind.upper()} ratings; keep one")
-        found[kind] = path
-    if missing := [f"{kind}_test.csv" for kind in COLUMNS if kind not in found]:
-        raise InputError(f"{folder}: {', '.join(missing)} missing; get it from {WHERE_TO_GET}")
-    return found
+def find_gallery(data_path: Path) -> Gallery:
+    """The gallery of COCO `testall`, from `precomp/` or else from `cxc_annots/`; InputError when neither has it."""
+    folders = [precomp_folder(data_path, "coco"), data_path / "cxc_annots"]
+    for folder in folders:
+        if (folder / GALLERY_FILES[1]).is_file():
+            return read_gallery(folder)
+    missing = folders[0] / GALLERY_FILES[1]
+    raise InputError(f"{missing}: missing, it names the captions of testall in order; `prepare captions` writes it")
 
 
-def check_gallery(image_of: dict[int, int], sits: list[RatedPair], path: Path) -> None:
-    """Raises InputError when CxC calls a pair original and our ids give that caption to another image, and when the
-    file rates none of our captions.
-    """
-    rated = 0
-    for caption, image, _, method in sits:
-        if method == "c2i_original" and caption in image_of:
-            rated += 1
-            if image_of[caption] != image:
-                raise InputError(
-                    f"{path}: caption {caption} belongs to image {image}, in testall to image {image_of[caption]}; "
-                    "testall_ids.txt and testall_capids.txt don't fit together, run `prepare captions` again"
-                )
-    if not rated:
+def check_gallery(gallery: Gallery, sits: Path) -> None:
+    """Raises InputError when CxC knows a caption of ours as that of another image, and when it knows none of them."""
+    image_ids = gallery.image_ids[gallery.image_of_caption].tolist()  # C
+    image_of = dict(zip(gallery.caption_ids.tolist(), image_ids, strict=True))
+    original = {pair.id1: pair.id2 for pair in read_pairs(sits, "sits") if pair.method == "c2i_original"}
+    known = original.keys() & image_of.keys()
+    if not known:
         raise InputError(
-            f"{path}: rates none of the {len(image_of):,} captions of testall; is it the file of the test set?"
+            f"{sits}: rates none of the {len(image_of):,} captions of testall; is it that of the test set?"
+        )
+    if wrong := [caption for caption in known if original[caption] != image_of[caption]]:
+        caption = min(wrong)
+        raise InputError(
+            f"{sits}: caption {caption} belongs to image {original[caption]}, in testall to image {image_of[caption]}; "
+            f"{' and '.join(GALLERY_FILES)} don't fit together, run `prepare captions` again"
         )
 
 
-def image_text_positives(
-    image_of: dict[int, int], sits: Iterable[RatedPair]
-) -> tuple[dict[int, list], dict[int, list]]:
-    """Caption → [[image, rating], …] and image → [[caption, rating], …] of pairs rated 3 or more and original pairs."""
-    ratings = {(caption, image): score for caption, image, score, _ in sits}
-    positives = {pair: ratings.get(pair, ORIGINAL) for pair in image_of.items()}  # originals first, in gallery order
-    positives |= {pair: score for pair, score in ratings.items() if score >= POSITIVE}
-    images_of: dict[int, list] = {}
-    captions_of: dict[int, list] = {}
-    for (caption, image), score in positives.items():
-        images_of.setdefault(caption, []).append([image, score])
-        captions_of.setdefault(image, []).append([caption, score])
-    return images_of, captions_of
-
-
-def rated_items(pairs: Iterable[RatedPair], gallery: Iterable[int]) -> dict[int, list]:
-    """Item → [[other item, rating], …], every rating from both its ends; items of the gallery come first, rated or not.
-
-    CxC rates some pairs of images twice, as (a, b) and as (b, a), with two results: both are listed, and the pair is
-    positive when either rating is.
-    """
-    others: dict[int, list] = {item: [] for item in gallery}
-    for one, other, score, _ in pairs:
-        others.setdefault(one, []).append([other, score])
-        others.setdefault(other, []).append([one, score])
-    return others
-
-
-def _entries(mapping: dict[int, list]) -> int:
-    return sum(map(len, mapping.values()))
+def by_query(listed: Listed) -> dict[int, list]:
+    """Query → [[item, rating], …]; the queries of the gallery come first, rated or not."""
+    lists: dict[int, list] = {query: [] for query in listed.keys.tolist()}
+    for query, item, rating in zip(listed.query.tolist(), listed.item.tolist(), listed.rating.tolist(), strict=True):
+        lists.setdefault(query, []).append([item, rating])
+    return lists

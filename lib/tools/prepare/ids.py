@@ -1,67 +1,69 @@
-"""The ids of the layout as the importers need them: images of a split in row order, captions of `testall`."""
+"""Which images a split needs, and which of them a key of a feature source means."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 from lib.datasets.layout import precomp_folder
+from lib.datasets.splits import image_rows
 from lib.errors import InputError
 from lib.files import read_ids
 
-
-def image_ids(path: Path) -> list[int]:
-    """The distinct image ids of `{split}_ids.txt` in order, whether each stands once or once per caption.
-
-    Raises InputError with the line when an id comes back after another one.
-    """
-    ids: dict[int, int] = {}
-    previous = None
-    for line, image_id in enumerate(read_ids(path).tolist(), start=1):
-        if image_id != previous and image_id in ids:
-            raise InputError(
-                f"{path}, line {line}: id {image_id} was in line {ids[image_id]} already; ids must be unique"
-            )
-        ids.setdefault(image_id, line)
-        previous = image_id
-    return list(ids)
+KEY_KINDS = ("auto", "id", "file")
+_COCO_NAME = re.compile(r"COCO_[a-z]+\d{4}_(\d+)", re.ASCII)
 
 
-def needed_ids(data_path: Path, data_name: str, splits: list[str] | None) -> list[tuple[str, Path, list[int]]]:
-    """(split, folder, image ids) of the named splits, or of every split that has an ids file.
+def needed_ids(data_path: Path, data_name: str, splits: list[str] | None = None) -> dict[str, list[int]]:
+    """Split → the ids of its images in order, of the named splits or of every split that has an ids file.
 
-    Raises InputError when a split has none.
+    Raises InputError when a split has none, and when an id comes back after another one.
     """
     folder = precomp_folder(data_path, data_name)
     splits = splits or sorted(path.name.removesuffix("_ids.txt") for path in folder.glob("*_ids.txt"))
-    if not splits:
-        raise InputError(f"{folder}: no {{split}}_ids.txt there; `prepare captions` writes them")
-    for split in splits:
-        if not (folder / f"{split}_ids.txt").is_file():
-            raise InputError(
-                f"{folder}: no {split}_ids.txt, which says which images to take; `prepare captions` writes it"
-            )
-    return [(split, folder, image_ids(folder / f"{split}_ids.txt")) for split in splits]
+    absent = [f"{split}_ids.txt" for split in splits or ["{split}"] if not (folder / f"{split}_ids.txt").is_file()]
+    if absent:
+        raise InputError(
+            f"{folder}: no {', '.join(absent)}, which says which images to take; `prepare captions` or `own` writes it"
+        )
+    return {split: _image_ids(folder / f"{split}_ids.txt") for split in splits}
 
 
-def read_gallery(data_path: Path) -> dict[int, int]:
-    """Caption id → image id of COCO `testall`, in caption order, from `precomp/` or else from `cxc_annots/`.
+def _image_ids(path: Path) -> list[int]:
+    """The distinct image ids in order, whether each stands once or once per caption."""
+    ids = read_ids(path)
+    return image_rows(None, len(ids), ids, where=str(path)).image_ids.tolist()
 
-    Raises InputError when ids or caption ids are missing, repeat, or don't fit together.
+
+class ImageKeys:
+    """Finds the image id that a source's key stands for: the id itself (`67`, `000000391895`,
+    `COCO_val2014_000000391895`) or the name of the image's file (`1000092795`, as Flickr30K features are keyed).
+
+    `kind` says which of the two keys are, "id" or "file"; "auto" takes both.
     """
-    folders = [precomp_folder(data_path, "coco"), data_path / "cxc_annots"]
-    folder = next((folder for folder in folders if (folder / "testall_capids.txt").is_file()), folders[0])
-    ids, capids = folder / "testall_ids.txt", folder / "testall_capids.txt"
-    if not capids.is_file():
-        raise InputError(f"{capids}: missing, it names the captions of testall in order; `prepare captions` writes it")
-    images, captions = read_ids(ids).tolist(), read_ids(capids).tolist()
-    if len(captions) % len(images):
-        raise InputError(
-            f"{ids}: {len(images):,} ids, {capids.name} has {len(captions):,}; expected as many, or a divisor"
-        )
-    repeat = len(captions) // len(images)
-    gallery = dict(zip(captions, (image for image in images for _ in range(repeat)), strict=True))
-    if len(gallery) != len(captions):
-        raise InputError(
-            f"{capids}: {len(captions) - len(gallery):,} caption ids come twice; caption ids must be unique"
-        )
-    return gallery
+
+    def __init__(self, ids: Iterable[int], id_mapping: dict[str, str], kind: str = "auto"):
+        self._wanted = set(ids)
+        self._ids_of = defaultdict(set)  # key → the images it can stand for
+        for image_id in {*self._wanted, *map(int, id_mapping)} if kind != "file" else ():
+            self._ids_of[str(image_id)].add(image_id)
+        for image_id, path in id_mapping.items() if kind != "id" else ():
+            self._ids_of[_name(path)].add(int(image_id))
+
+    def find(self, key: str, where: str) -> int | None:
+        """The wanted image id that `key` stands for, or None. Raises InputError when it can stand for two images."""
+        found = self._ids_of.get(_name(key), set())
+        if len(found) > 1 and found & self._wanted:
+            images = " and ".join(f"image {image_id}" for image_id in sorted(found))
+            raise InputError(f"{where}: {key} is the id or file name of {images}; say --keys id or --keys file")
+        return next(iter(found & self._wanted), None)
+
+
+def _name(path: str) -> str:
+    """File name without folder and image suffix; numbers and COCO names as the bare number."""
+    name = re.sub(r"\.(jpe?g|png)$", "", PurePosixPath(path.strip()).name, flags=re.IGNORECASE)
+    if match := _COCO_NAME.fullmatch(name):
+        name = match[1]
+    return str(int(name)) if name.isascii() and name.isdecimal() and len(name) <= 18 else name

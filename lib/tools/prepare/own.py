@@ -3,64 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image as PillowImage
 from tqdm import tqdm
 
-from lib.datasets import data_set
+from lib.datasets import DATA_SETS, data_set
 from lib.datasets.captions import read_captions
 from lib.datasets.images import find_images
-from lib.datasets.layout import precomp_folder
-from lib.errors import InputError
-from lib.tools.prepare.karpathy import one_line
-from lib.tools.prepare.outputs import as_json, as_lines, write_new
+from lib.errors import InputError, shown
+from lib.tools.prepare.outputs import Image, Target, one_line
 
 LARGEST_DEFAULT = 1000  # images of dev and of test, where no number is given: a tenth of all, at most these
 
 
 def prepare_own(
-    images: Path,
-    captions: Path,
-    data_path: Path,
-    data_name: str = "f30k",
-    dev: int | None = None,
-    test: int | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    images: Path, captions: Path, target: Target, dev: int | None = None, test: int | None = None, seed: int = 0
 ) -> None:
-    """Write `{split}_caps.txt`, `{split}_ids.txt` (one line per caption), `id_mapping.json` and a link to `images`.
+    """Write the captions, ids and image paths of the splits that `draw_splits` draws, and a link to `images`.
 
-    Ids number the images in the order in which the captions file names them first; `dev` and `test` images are drawn
-    with `seed`, the rest is train. Raises InputError for a bad line, a missing or unreadable image, and before
-    anything is replaced unless `overwrite`.
+    Ids number the images in the order in which the captions file names them first. Raises InputError for the name of a
+    published data set, a bad line, a missing or unreadable image, and before anything is replaced that mustn't be.
     """
+    path, name = target.data_path, target.data_name
+    if name in DATA_SETS:
+        raise InputError(f"--data_name {name}: is a published data set; give your own data another name")
+    link = path / data_set(name).images
     captions_of = read_pairs(captions, images)
     check_readable(images, captions_of)
-    splits = draw_splits(len(captions_of), dev, test, seed)
-    folder = _target_folder(data_path, data_name)
-    names = list(captions_of)
-    files = {data_path / "id_mapping.json": as_json(dict(enumerate(names)))}
-    for split, chosen in splits.items():
-        files[folder / f"{split}_caps.txt"] = as_lines(text for image in chosen for text in captions_of[names[image]])
-        files[folder / f"{split}_ids.txt"] = as_lines(image for image in chosen for _ in captions_of[names[image]])
-    link = data_path / data_set(data_name).images
-    _check_link(link, images)
-    written = write_new(files, overwrite)
+    numbered = [Image(number, name, captions_of[name]) for number, name in enumerate(captions_of)]
+    splits = draw_splits(len(numbered), dev, test, seed)
     _link(link, images)
-    for split, chosen in splits.items():
-        say(f"{split}: {len(chosen):,} images, {sum(len(captions_of[names[image]]) for image in chosen):,} captions")
-    say(f"wrote {len(written)} files under {data_path}; {len(files) - len(written)} held the same already")
-    say(f"{link} -> {images.resolve()}")
-    unused = len(set(find_images(images)) - set(names))
-    if unused:
-        say(f"note: {unused:,} image files under {images} have no caption and are left out")
-    for split in splits:
-        if folder / f"{split}_ids.txt" in written and (folder / f"{split}_ims.npy").exists():
-            say(f"warning: {folder / f'{split}_ims.npy'} was made for other ids; remove it and extract again")
+    target.write_splits(numbered, {split: [numbered[number] for number in chosen] for split, chosen in splits.items()})
+    print(f"{link} -> {images.resolve()}")
+    if unused := len(set(find_images(images)) - captions_of.keys()):
+        print(f"note: {unused:,} image files under {images} have no caption and are left out")
+    print(f"from now on: train.py --data_path {path} --data_name {name}, eval.py --data_path {path} --dataset {name}")
 
 
 def read_pairs(captions: Path, images: Path) -> dict[str, list[str]]:
@@ -74,9 +53,9 @@ def read_pairs(captions: Path, images: Path) -> dict[str, list[str]]:
     captions_of: dict[str, list[str]] = {}
     known: dict[str, str] = {}
     for number, line in enumerate(tqdm(read_captions(captions), desc="captions", unit=" lines", disable=None), start=1):
-        name, tab, text = line.partition("\t")
+        name, _, text = line.partition("\t")
         caption = one_line(text)
-        if not tab or not caption or not name.strip():
+        if not caption or not name.strip():
             raise InputError(f"{captions}, line {number}: {line[:60]!r}; expected an image, a tab and its caption")
         if name not in known:
             known[name] = _image_name(name.strip(), images, f"{captions}, line {number}")
@@ -88,17 +67,16 @@ def check_readable(images: Path, names) -> None:
     """Open every image far enough to know its kind and size; InputError that names the first that is none."""
     for name in tqdm(names, desc="images", unit=" images", disable=None):
         try:
-            with Image.open(images / name):
-                pass
+            PillowImage.open(images / name).close()
         except Exception as error:  # decoders raise anything
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = shown(error) or type(error).__name__
             raise InputError(f"{images / name}: no readable image ({reason}); replace it or drop its lines") from None
 
 
 def draw_splits(n_images: int, dev: int | None, test: int | None, seed: int) -> dict[str, list[int]]:
     """Split → its images, ascending; InputError when no image would be left to train on."""
     tenth = min(LARGEST_DEFAULT, max(1, n_images // 10))
-    dev, test = tenth if dev is None else dev, tenth if test is None else test
+    dev, test = dev or tenth, test or tenth
     if dev + test >= n_images:
         raise InputError(f"--dev {dev} and --test {test} leave none of {n_images} images to train on; lower them")
     order = np.random.default_rng(seed).permutation(n_images)
@@ -117,22 +95,13 @@ def _image_name(name: str, images: Path, where: str) -> str:
     raise InputError(f"{where}: no image file {images / name}; expected a path under {images}, a tab and a caption")
 
 
-def _target_folder(data_path: Path, data_name: str) -> Path:
-    try:
-        return precomp_folder(data_path, data_name)
-    except InputError:  # a new data set
-        return data_path / "precomp"
-
-
-def _check_link(link: Path, images: Path) -> None:
-    if (link.exists() or link.is_symlink()) and link.resolve() != images.resolve():
-        raise InputError(f"{link}: there already, and not the folder {images}; remove it or name another --data_path")
-
-
 def _link(link: Path, images: Path) -> None:
-    if link.exists():
-        return
+    if link.is_symlink() or link.exists():
+        if link.resolve() == images.resolve():
+            return
+        raise InputError(f"{link}: there already, and not the folder {images}; remove it or name another --data_path")
     try:
+        link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(images.resolve(), target_is_directory=True)
     except OSError as error:
         raise InputError(f"{link}: no link to {images} could be made ({error.strerror}); copy them there") from None

@@ -8,19 +8,21 @@ from __future__ import annotations
 import binascii
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lib.errors import InputError
+from lib.errors import InputError, shown
 
-FORMATS = ("bua-tsv", "lxmert-tsv", "npz")
-_BUA_COLUMNS = "image_id image_w image_h num_boxes boxes features".split()
-_LXMERT_COLUMNS = "img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features".split()
-_TSV_COLUMNS = {"bua-tsv": _BUA_COLUMNS, "lxmert-tsv": _LXMERT_COLUMNS}
-_LONGEST_LINE = 64 << 20  # bytes; a line of 100 boxes of 2048 numbers has 1.1 million
+TSV_COLUMNS = {
+    "bua-tsv": "image_id image_w image_h num_boxes boxes features".split(),
+    "lxmert-tsv": "img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features".split(),
+}
+FORMATS = (*TSV_COLUMNS, "npz")
+LONGEST_LINE = 64 << 20  # bytes; a line of 100 boxes of 2048 numbers has 1.1 million
 
 
 class Regions(NamedTuple):
@@ -41,129 +43,92 @@ class Record(NamedTuple):
     decode: Callable[[], Regions]
 
 
-def find_sources(paths: Iterable[Path], file_format: str | None = None) -> list[tuple[str, list[Path]]]:
-    """Expand folders and tell formats: a list of (format, files), files sorted, in the order of `paths`.
+def find_files(paths: list[Path], file_format: str | None = None) -> list[Path]:
+    """All files in the order of `paths`; a folder stands for its .npz files, or else its .tsv files.
 
-    A folder stands for its .npz files, or else its .tsv files. Without `file_format`, the first line of a TSV decides:
-    6 columns bottom-up-attention, 10 LXMERT. Raises InputError for a path that is missing, empty or neither.
+    Raises InputError for a path that is missing and for a folder without such files.
     """
-    return [_find_source(Path(path), file_format) for path in paths]
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; expected region features as .tsv or .npz")
+    return [file for path in paths for file in (_in_folder(path, file_format) if path.is_dir() else [path])]
 
 
-def read_records(file_format: str, files: list[Path], img_dim: int) -> Iterator[Record]:
-    """Yield the records of one source in order, holding one image in memory at a time.
+def read_records(path: Path, file_format: str | None, img_dim: int) -> Iterator[Record]:
+    """Yield the records of a file in order, holding one image in memory at a time.
 
-    Raises InputError with file and line for a row with a wrong number of columns; decoding a record raises it for
-    broken base64, sizes other than n x 4 and n x `img_dim`, and values that are no finite numbers.
+    Without `file_format`, the suffix tells .npz, and the columns of a row tell the two kinds of TSV. Raises InputError
+    with file and line for a row with a wrong number of columns; decoding a record raises it for broken base64, sizes
+    other than n x 4 and n x `img_dim`, and values that are no finite numbers.
     """
-    for path in files:
-        if file_format == "npz":
-            yield _npz_record(path, img_dim)
-        else:
-            yield from _tsv_records(path, _TSV_COLUMNS[file_format], img_dim)
+    if (file_format or path.suffix) in ("npz", ".npz"):
+        yield Record(path.stem, str(path), path.stat().st_size, partial(_decode_npz, path, img_dim))
+        return
+    possible = [columns for name, columns in TSV_COLUMNS.items() if file_format in (None, name)]
+    expected = " or ".join(f"{len(columns)} ({' '.join(columns)})" for columns in possible)
+    for number, line in _numbered_lines(path):
+        where, values = f"{path}, line {number}", line.rstrip(b"\r\n").split(b"\t")
+        columns = next((columns for columns in possible if len(columns) == len(values)), None)
+        if columns is None:
+            raise InputError(f"{where}: {len(values)} tab-separated columns, expected {expected}")
+        key = values[0].decode("utf-8", "replace")
+        if key == columns[0]:
+            raise InputError(f"{where}: a header line; these files have none, delete it (sed -i 1d)")
+        row = dict(zip(columns, values, strict=True))
+        yield Record(key, where, len(line), partial(_decode_row, row, where, img_dim))
 
 
-def _find_source(path: Path, file_format: str | None) -> tuple[str, list[Path]]:
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; expected region features as .tsv or .npz")
-    files = [path]
-    if path.is_dir():
-        files = _files_of(path, file_format)
-    if file_format is None:
-        file_format = "npz" if files[0].suffix == ".npz" else _tsv_format(files[0])
-    return file_format, files
-
-
-def _files_of(folder: Path, file_format: str | None) -> list[Path]:
-    npz = sorted(folder.glob("*.npz")) if file_format in (None, "npz") else []
-    files = npz or sorted([*folder.glob("*.tsv"), *folder.glob("*.tsv.[0-9]*")])  # COCO's 10-100 boxes: .tsv.0, .tsv.1
-    if not files or (file_format == "npz" and not npz):
-        raise InputError(f"{folder}: the folder holds no {'.npz' if file_format == 'npz' else '.npz or .tsv'} file")
+def _in_folder(folder: Path, file_format: str | None) -> list[Path]:
+    npz = [] if file_format in TSV_COLUMNS else folder.glob("*.npz")
+    tsv = [] if file_format == "npz" else [*folder.glob("*.tsv"), *folder.glob("*.tsv.[0-9]*")]  # COCO's: .tsv.0, …
+    files = sorted(npz) or sorted(tsv)
+    if not files:
+        raise InputError(f"{folder}: the folder holds no {file_format or '.npz or .tsv'} file")
     return files
 
 
-def _tsv_format(path: Path) -> str:
-    with _open(path) as file:
-        columns = _read_line(file, path, 1).count(b"\t") + 1
-    for name, expected in _TSV_COLUMNS.items():
-        if columns == len(expected):
-            return name
-    raise InputError(
-        f"{path}, line 1: {columns} tab-separated columns, expected 6 (bottom-up-attention) or 10 (LXMERT); "
-        "other formats have to be converted first"
-    )
-
-
-def _open(path: Path):
+def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that aren't blank."""
     try:
-        return open(path, "rb", buffering=1 << 20)
+        with open(path, "rb", buffering=1 << 20) as file:
+            for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), start=1):
+                if len(line) == LONGEST_LINE:
+                    raise InputError(f"{path}, line {number}: too long; not a TSV of region features")
+                if len(line) > 2 or line.strip():
+                    yield number, line
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _read_line(file, path: Path, number: int) -> bytes:
-    line = file.readline(_LONGEST_LINE)
-    if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-        raise InputError(f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; not a TSV of region features")
-    return line
-
-
-def _tsv_records(path: Path, columns: list[str], img_dim: int) -> Iterator[Record]:
-    with _open(path) as file:
-        number = 0
-        while line := _read_line(file, path, number := number + 1):
-            if len(line) <= 2 and not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            found = line.count(b"\t") + 1
-            if found != len(columns):
-                raise InputError(f"{where}: {found} columns, expected {len(columns)} ({' '.join(columns)})")
-            key = line[: line.index(b"\t")].decode("utf-8", "replace")
-            if number == 1 and key == columns[0]:
-                raise InputError(f"{where}: a header line; these files have none, delete it (sed -i 1d)")
-            yield Record(
-                key, where, len(line), lambda line=line, where=where: _decode_tsv(line, columns, where, img_dim)
-            )
-
-
-def _decode_tsv(line: bytes, columns: list[str], where: str, img_dim: int) -> Regions:
-    fields = dict(zip(columns, line.rstrip(b"\r\n").split(b"\t"), strict=True))
-    width, height = columns[1:3] if columns is _BUA_COLUMNS else columns[2:0:-1]
-    count = _whole_number(fields, "num_boxes", where)
+def _decode_row(row: dict[str, bytes], where: str, img_dim: int) -> Regions:
+    prefix = "image" if "image_id" in row else "img"
+    count, width, height = (_whole_number(row, name, where) for name in ("num_boxes", f"{prefix}_w", f"{prefix}_h"))
     return Regions(
-        _whole_number(fields, width, where),
-        _whole_number(fields, height, where),
-        _decode_floats(fields, "boxes", count, 4, where),
-        _decode_floats(fields, "features", count, img_dim, where),
+        width, height, _floats(row, "boxes", count, 4, where), _floats(row, "features", count, img_dim, where)
     )
 
 
-def _whole_number(fields: dict[str, bytes], column: str, where: str) -> int:
-    text = fields[column]
+def _whole_number(row: dict[str, bytes], column: str, where: str) -> int:
+    text = row[column]
     if not text.isdigit() or len(text) > 9 or int(text) == 0:
-        shown = text[:20].decode("utf-8", "replace")
-        raise InputError(f"{where}: {column} is {shown!r}, expected a whole number above 0")
+        found = shown(text.decode("utf-8", "replace"), 20)
+        raise InputError(f"{where}: {column} is {found!r}, expected a whole number above 0")
     return int(text)
 
 
-def _decode_floats(fields: dict[str, bytes], column: str, count: int, size: int, where: str) -> np.ndarray:
+def _floats(row: dict[str, bytes], column: str, count: int, size: int, where: str) -> np.ndarray:
     try:
-        content = binascii.a2b_base64(fields[column], strict_mode=True)
+        content = binascii.a2b_base64(row[column], strict_mode=True)
     except binascii.Error as error:
         raise InputError(f"{where}: {column} is broken base64 ({error}); download the file again") from None
     if len(content) != 4 * count * size:
-        hint = ""
-        if column == "features" and len(content) % (4 * count) == 0:
-            hint = f"; --img_dim {len(content) // (4 * count)} if that is the size of these features"
+        fitting = column == "features" and len(content) % (4 * count) == 0
+        hint = f"; --img_dim {len(content) // (4 * count)} if that is the size of these features" if fitting else ""
         raise InputError(
             f"{where}: {column} holds {len(content):,} bytes, expected {4 * count * size:,} "
             f"({count} boxes x {size} float32){hint}"
         )
     return _finite(np.frombuffer(content, dtype="<f4").reshape(count, size), column, where)  # (n, size)
-
-
-def _npz_record(path: Path, img_dim: int) -> Record:
-    return Record(path.stem, str(path), path.stat().st_size, lambda: _decode_npz(path, img_dim))
 
 
 def _decode_npz(path: Path, img_dim: int) -> Regions:
@@ -175,15 +140,15 @@ def _decode_npz(path: Path, img_dim: int) -> Regions:
         raise InputError(f"{path}: {error.args[0]}; expected keys x, bbox, num_bbox, image_h, image_w") from None
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a readable .npz file ({error}); extract its features again") from None
-    if not 0 < count or x.shape != (count, img_dim) or bbox.shape != (count, 4):
+    if count < 1 or x.shape != (count, img_dim) or bbox.shape != (count, 4):
         raise InputError(
             f"{path}: x is {x.shape} and bbox {bbox.shape}, expected ({count}, {img_dim}) and ({count}, 4): "
             "num_bbox (at least 1) x --img_dim"
         )
-    return Regions(width, height, _finite(bbox, "bbox", str(path)), _finite(x, "x", str(path)))
+    return Regions(width, height, _finite(bbox, "bbox", path), _finite(x, "x", path))
 
 
-def _finite(values: np.ndarray, name: str, where: str) -> np.ndarray:
+def _finite(values: np.ndarray, name: str, where: str | Path) -> np.ndarray:
     if values.dtype.kind not in "fiu":
         raise InputError(f"{where}: {name} holds {values.dtype}, expected numbers")
     values = values.astype(np.float32, copy=False)

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from lib.evaluation.cxc_annotations import CSV_FILES, GALLERY_FILES, JSON_FILES
 from lib.tools.prepare.__main__ import main
 from lib.tools.prepare.inspection import spread
 
@@ -37,6 +38,11 @@ def data(tmp_path):
     return data
 
 
+def block(out: str, split: str) -> str:
+    """What is said of one split."""
+    return re.search(rf"^{split}:\n((?:  .*\n)+)", out, re.MULTILINE)[1]
+
+
 def run(capsys, data, data_name="f30k") -> tuple[int, str]:
     code = main(["check", str(data), "--data_name", data_name])
     return code, capsys.readouterr().out
@@ -45,10 +51,13 @@ def run(capsys, data, data_name="f30k") -> tuple[int, str]:
 def test_whole_data_set_can_be_trained_and_evaluated_either_way(data, capsys):
     code, out = run(capsys, data)
     assert code == 0
-    assert re.search(r"train +4 +20 +5 +\(4, 3, 4\) +float32 +320 B +- +- +4 of 4\n", out)
-    assert re.search(r"dev +2 +10 +5 +\(2, 3, 4\)", out)
-    assert "first caption: 'Caption 0 of 0 .' of image 0 (000.jpg)" in out
-    assert "last caption: 'Caption 4 of 21 .' of image 21 (2100.jpg)" in out
+    assert block(out, "train").splitlines()[:2] == [
+        "  4 images, 20 captions, 5 per image",
+        "  features (4, 3, 4) float32, 320B",
+    ]
+    assert "2 images, 10 captions, 5 per image\n  features (2, 3, 4) float32" in block(out, "dev")
+    assert "first caption: 'Caption 0 of 0 .' of image 0 (000.jpg)" in block(out, "train")
+    assert "last caption: 'Caption 4 of 21 .' of image 21 (2100.jpg)" in block(out, "test")
     assert "training (train and dev): can run on region features and on raw images" in out
     assert "evaluation (test): can run on region features and on raw images" in out
     assert "warning" not in out and "error" not in out
@@ -137,8 +146,9 @@ def test_counts_that_do_not_fit_are_errors(data, capsys):
     code, out = run(capsys, data)
     assert code == 1
     assert "3 feature rows for 2 images and 10 captions" in out
-    assert "3 ids for 20 captions" in out
-    assert re.search(r"train +- +20 ", out)
+    assert re.search("error: train as raw images: .*: 3 ids for 20 captions;", out)
+    assert re.search("error: train as region features: .*: 3 ids for 20 captions and 4 feature rows;", out)
+    assert block(out, "train") == "  does not fit together, see below\n"
 
 
 def test_images_that_are_missing_or_unknown_are_counted(data, capsys):
@@ -148,8 +158,8 @@ def test_images_that_are_missing_or_unknown_are_counted(data, capsys):
     (data / "id_mapping.json").write_text(json.dumps(mapping))
     code, out = run(capsys, data)
     assert code == 0
-    assert re.search(r"raw images: 1 of 2 image files looked for are missing, first .*/1000.jpg", out)
-    assert "raw images: 1 ids are not in id_mapping.json, first 2" in out
+    assert re.search(r"dev as raw images: .*flickr30k-images: 1 image files \(1000.jpg\) of 2 missing", out)
+    assert re.search(r"train as raw images: .*: 1 image ids \(2\) of 4 not in the id mapping", out)
     assert "training (train and dev): can run on region features\n" in out
 
 
@@ -160,12 +170,65 @@ def test_image_in_two_splits_is_a_warning(data, capsys):
 
 
 def test_interrupted_regions_run_and_wrong_boxes_are_warnings(data, capsys):
-    (data / "precomp" / "train_regions.partial.json").write_text("{}")
+    (data / "precomp" / "train_ims.json.part").write_text("{}")
     np.save(data / "precomp" / "test_boxes.npy", np.zeros((2, 2, 4), np.float32))
     code, out = run(capsys, data)
     assert code == 0
-    assert "`prepare regions` was interrupted" in out
+    assert "train_ims.json.part: a run that writes features was interrupted" in out
     assert "test_boxes.npy: shape (2, 2, 4), expected (2, 3, 4)" in out
+
+
+@pytest.fixture
+def own(data):
+    """The same images under a name of its own, with one caption per image in dev and 1 to 3 in the others."""
+    own = data.rename(data.with_name("birds"))
+    (own / "flickr30k-images").rename(own / "images")
+    for split, ids in {"train": [0, 1, 1, 2, 2, 2, 3], "dev": [10, 11], "test": [20, 21, 21]}.items():
+        (own / "precomp" / f"{split}_ims.npy").unlink()
+        (own / "precomp" / f"{split}_ids.txt").write_text("".join(f"{number}\n" for number in ids))
+        (own / "precomp" / f"{split}_caps.txt").write_text("".join(f"A bird, {number} .\n" for number in ids))
+    return own
+
+
+def test_own_data_runs_on_its_images_and_lacks_nothing(own, capsys):
+    code, out = run(capsys, own, "birds")
+    assert code == 0
+    assert "4 images, 7 captions, 1 to 3 per image" in block(out, "train")
+    assert "2 images, 2 captions, 1 per image" in block(out, "dev")
+    assert "training (train and dev): can run on raw images\nevaluation (test): can run on raw images\n" in out
+    assert "missing" not in out and "warning" not in out and "error" not in out
+
+
+def test_what_own_data_lacks_comes_from_its_owner(own, capsys):
+    (own / "images").rename(own / "elsewhere")
+    np.save(own / "precomp" / "train_ims.npy", np.ones((4, 3, 4), np.float32))
+    (own / "precomp" / "test_caps.txt").unlink()
+    code, out = run(capsys, own, "birds")
+    assert code == 1
+    assert re.search(r"missing: .*birds/images \(raw images\): your images, or a link to their folder", out)
+    assert "missing: dev_ims.npy, test_ims.npy (region features): `python -m lib.tools.extract`" in out
+    assert "missing: test_caps.txt, test_ids.txt (captions): `prepare own`" in out
+    for foreign in ("Flickr30K", "COCO", "Karpathy", "Kaggle", "VSE"):
+        assert foreign not in out
+
+
+def test_name_that_can_be_no_file_name_is_bad_input(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", str(tmp_path), "--data_name", "a/b"])
+    assert "--data_name 'a/b'" in capsys.readouterr().err
+
+
+def test_annotations_of_cxc_are_found_in_either_form(data, capsys):
+    (data / "flickr30k-images").rename(data / "images")
+    folder = data / "cxc_annots"
+    folder.mkdir()
+    for form in (JSON_FILES, CSV_FILES.values()):
+        for name in (*GALLERY_FILES, *form):
+            assert "cxc_annots (CxC annotations): `prepare cxc`" in run(capsys, data, "coco")[1]
+            (folder / name).touch()
+        assert "cxc_annots" not in run(capsys, data, "coco")[1]
+        for path in folder.iterdir():
+            path.unlink()
 
 
 def test_folder_that_is_not_there_is_bad_input(tmp_path, capsys):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from lib.errors import InputError
-from lib.evaluation.cxc_csv import csv_kind, read_pairs
+from lib.evaluation.cxc_annotations import Gallery, gallery_images, listed_in_csvs, read_csvs
+from lib.evaluation.cxc_csv import read_pairs
 from lib.tools.prepare.__main__ import main
-from lib.tools.prepare.cxc import image_text_positives, rated_items
+from lib.tools.prepare.cxc import by_query
 from tests.conftest import SHARED, needs_shared
 
 
@@ -150,34 +152,35 @@ def test_broken_csv_rows_are_named_with_their_line(tmp_path, case):
     path = tmp_path / "sis_test.csv"
     path.write_text("\n".join([*SIS[:2], row]) + "\n")
     with pytest.raises(InputError) as caught:
-        list(read_pairs(path))
+        list(read_pairs(path, "sis"))
     assert str(caught.value).startswith(f"{path}, {message}")
 
 
-def test_kind_is_told_by_the_header(tmp_path):
+def test_the_header_must_be_that_of_the_kind(tmp_path):
     path = tmp_path / "x.csv"
     for kind, rows in (("sis", SIS), ("sts", STS), ("sits", SITS)):
         path.write_text("\r\n".join(rows) + "\r\n")
-        assert csv_kind(path) == kind
-    with pytest.raises(InputError, match="holds SITS ratings, expected SIS"):
+        assert len(list(read_pairs(path, kind))) == len(rows) - 1
+    with pytest.raises(InputError, match="line 1: header is 'caption,image,.*, expected image1,image2,agg_score"):
         list(read_pairs(path, "sis"))
     path.write_text("a,b\n")
-    with pytest.raises(InputError, match="line 1: header is 'a,b', expected image1,image2"):
-        csv_kind(path)
+    with pytest.raises(InputError, match="line 1: header is 'a,b', expected caption,image"):
+        list(read_pairs(path, "sits"))
 
 
 @needs_shared
 def test_official_test_files_hold_the_known_counts():
     folder = SHARED / "data" / "cxc"
-    sits = list(read_pairs(folder / "sits_test.csv"))
-    original = {caption: image for caption, image, _, method in sits if method == "c2i_original"}
-    rated = {(caption, image) for caption, image, score, _ in sits if score >= 3}
-    assert (len(rated), len({caption for caption, _ in rated})) == (35_585, 24_972)
-    t2i, i2t = image_text_positives(original, sits)
+    sits = list(read_pairs(folder / "sits_test.csv", "sits"))
+    positive = {(caption, image) for caption, image, score, _ in sits if score >= 3}
+    assert (len(positive), len({caption for caption, _ in positive})) == (35_585, 24_972)
+    original = np.array([pair[:2] for pair in sits if pair.method == "c2i_original"])  # (C, 2)
+    image_ids, image_of_caption = gallery_images(original[:, 1], len(original))
+    listed = listed_in_csvs(read_csvs(folder), Gallery(image_ids, original[:, 0], image_of_caption))
+    i2t, t2i, i2i, t2t = map(by_query, listed)
     assert sum(map(len, t2i.values())) == sum(map(len, i2t.values())) == 35_614
     assert (len(t2i), len(i2t)) == (25_000, 5_000)
     assert sum(len(images) > 1 for images in t2i.values()) == 8_005
-    for kind, threshold, queries, pairs in (("sis", 2.5, 4_791, 40_492), ("sts", 3.0, 20_205, 32_368)):
-        items = rated_items(read_pairs(folder / f"{kind}_test.csv"), ())
+    for items, threshold, queries, pairs in ((i2i, 2.5, 4_791, 40_492), (t2t, 3.0, 20_205, 32_368)):
         positives = {(one, other) for one, rated in items.items() for other, score in rated if score >= threshold}
         assert (len({one for one, _ in positives}), len(positives)) == (queries, pairs)

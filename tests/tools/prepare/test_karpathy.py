@@ -118,8 +118,11 @@ def test_an_existing_folder_of_another_name_is_kept_in_use(tmp_path):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([coco_image(0, "train"), coco_image(0, "val")], r"images\[1\]: id 1000 is that of images\[0\] already"),
-        ([coco_image(0, "train"), coco_image(1, "val", sentences=0)], "image 1001 has no list"),
+        (
+            [coco_image(0, "train"), coco_image(0, "val")],
+            r"id 1000 is in images\[0\] and in images\[1\]; it must be unique",
+        ),
+        ([coco_image(0, "train"), coco_image(1, "val", sentences=0)], "image 1001: has no list under"),
         ([coco_image(0, "holdout")], "split is 'holdout', expected one of train, restval, val, test"),
         ([coco_image(0, "train", cocoid=None)], 'no whole number under "cocoid"; is this the Flickr30K file'),
         ([coco_image(0, "train", filename="../../x.jpg")], "leaves the image folder"),
@@ -128,9 +131,9 @@ def test_an_existing_folder_of_another_name_is_kept_in_use(tmp_path):
         ([coco_image(0, "train", texts=[{"tokens": ["a"], "sentid": 1}])], 'no text under "raw"'),
         (
             [coco_image(0, "train"), coco_image(1, "val", texts=[{"raw": "a", "sentid": 3}])],
-            "sentid 3 is in image 1000",
+            "sentid 3 is in image 1000 and in image 1001",
         ),
-        ([], 'has no list "images"'),
+        ([], 'has no list under "images"'),
     ],
 )
 def test_broken_entries_are_named(tmp_path, capsys, images, message):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.datasets.layout import image_folder
-from lib.datasets.raw import RawImages
+from lib.datasets.images import ImageFolder
+from lib.datasets.layout import image_folder, read_id_mapping
 from lib.datasets.splits import open_split
 from lib.tools.prepare.__main__ import main
 from lib.tools.prepare.own import draw_splits
@@ -37,7 +37,7 @@ def write(path, pairs):
 
 
 def arguments(photos, captions, *more) -> list[str]:
-    target = photos.parent / "data"
+    target = photos.parent / "birds"
     return [str(part) for part in ("own", "--images", photos, "--captions", captions, "--data_path", target, *more)]
 
 
@@ -45,29 +45,43 @@ def test_every_caption_reaches_its_own_image(photos, tmp_path):
     pairs = [(name_of(number), f"image {number}, sentence {k}") for k in range(3) for number in range(12)]
     pairs.append((name_of(5), "image 5, one more"))
     assert main(arguments(photos, write(tmp_path / "c.tsv", pairs), "--dev", 3, "--test", 2)) == 0
-    data, seen = tmp_path / "data", []
+    data, seen = tmp_path / "birds", []
     for name, images in (("train", 7), ("dev", 3), ("test", 2)):
-        split = open_split(data, "f30k", name, need_features=False)
+        split = open_split(data, "birds", name, need_features=False)
         assert split.n_images == images
-        load = RawImages(data, "f30k", split, 0.03, "tiny")
-        load.check()
+        folder = ImageFolder(image_folder(data, "birds"), read_id_mapping(data), split.image_ids)
+        assert folder.check() == images
         for caption, image in zip(split.captions, split.image_of_caption, strict=True):
-            assert caption.startswith(f"image {load.images.read(image)[0, 0, 0]},")
+            assert caption.startswith(f"image {folder.read(image)[0, 0, 0]},")
         seen += split.captions
     assert sorted(seen) == sorted(caption for _, caption in pairs)
 
 
 def test_the_images_are_linked_and_not_copied(photos, tmp_path):
     main(arguments(photos, write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)])))
-    link = image_folder(tmp_path / "data", "f30k")
-    assert link.is_symlink() and link.resolve() == photos.resolve()
+    link = image_folder(tmp_path / "birds", "birds")
+    assert link.name == "images" and link.is_symlink() and link.resolve() == photos.resolve()
+
+
+def test_own_data_carries_its_own_name(photos, tmp_path, capsys):
+    captions = write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)])
+    data = tmp_path / "birds"
+    main(arguments(photos, captions))
+    assert f"train.py --data_path {data} --data_name birds, eval.py --data_path {data} --dataset birds" in (
+        capsys.readouterr().out
+    )
+    main(arguments(photos, captions, "--data_name", "Birds-2"))
+    assert "--dataset Birds-2" in capsys.readouterr().out
+    for name, expected in (("f30k", "is a published data set"), ("coco", "is a published"), ("a/b", "a plain name")):
+        message = error_line(main, arguments(photos, captions, "--data_name", name), capsys)
+        assert "--data_name" in message and expected in message
 
 
 def test_images_that_lie_in_the_data_folder_already_stay_there(photos, tmp_path):
-    (tmp_path / "data").mkdir()
-    inside = photos.rename(tmp_path / "data" / "flickr30k-images")
+    (tmp_path / "birds").mkdir()
+    inside = photos.rename(tmp_path / "birds" / "images")
     captions = write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)])
-    fixed = ["own", "--images", inside, "--captions", captions, "--data_path", tmp_path / "data"]
+    fixed = ["own", "--images", inside, "--captions", captions, "--data_path", tmp_path / "birds"]
     assert main([str(part) for part in fixed]) == 0
     assert not inside.is_symlink() and inside.is_dir()
 
@@ -75,9 +89,9 @@ def test_images_that_lie_in_the_data_folder_already_stay_there(photos, tmp_path)
 def test_a_token_file_of_flickr30k_is_read(photos, tmp_path):
     pairs = [(f"{name_of(number)}#{k}", f"A dog {k} .") for number in range(12) for k in range(5)]
     main(arguments(photos, write(tmp_path / "results.token", pairs)))
-    mapping = json.loads((tmp_path / "data" / "id_mapping.json").read_text())
+    mapping = json.loads((tmp_path / "birds" / "id_mapping.json").read_text())
     assert list(mapping.values()) == [name_of(number) for number in range(12)]
-    split = open_split(tmp_path / "data", "f30k", "dev", need_features=False)
+    split = open_split(tmp_path / "birds", "birds", "dev", need_features=False)
     assert split.captions == [f"A dog {k} ." for k in range(5)]
 
 
@@ -97,9 +111,9 @@ def test_a_second_run_writes_nothing_and_other_captions_need_overwrite(photos, t
     assert "wrote 0 files" in capsys.readouterr().out
     other = arguments(photos, write(tmp_path / "c.tsv", [(name, "y") for name, _ in pairs]))
     assert "there already with other content" in error_line(main, other, capsys)
-    assert open_split(tmp_path / "data", "f30k", "test", need_features=False).captions == ["x"]
+    assert open_split(tmp_path / "birds", "birds", "test", need_features=False).captions == ["x"]
     main([*other, "--overwrite"])
-    assert open_split(tmp_path / "data", "f30k", "test", need_features=False).captions == ["y"]
+    assert open_split(tmp_path / "birds", "birds", "test", need_features=False).captions == ["y"]
 
 
 def test_images_without_a_caption_are_counted(photos, tmp_path, capsys):
@@ -123,8 +137,8 @@ def test_bad_input_is_one_line_that_names_the_place(photos, tmp_path, capsys):
         assert expected in error_line(main, argv, capsys)
     (tmp_path / "c.tsv").write_text("0.png no tab here\n")
     assert "line 1: '0.png no tab here'" in error_line(main, arguments(photos, tmp_path / "c.tsv"), capsys)
-    assert not (tmp_path / "data").exists()
-    (tmp_path / "data" / "flickr30k-images").mkdir(parents=True)
+    assert not (tmp_path / "birds").exists()
+    (tmp_path / "birds" / "images").mkdir(parents=True)
     assert "there already, and not the folder" in error_line(
         main, arguments(photos, write(tmp_path / "c.tsv", good)), capsys
     )

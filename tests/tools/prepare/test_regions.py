@@ -11,8 +11,6 @@ import pytest
 
 from lib.datasets.splits import open_split
 from lib.tools.prepare.__main__ import main
-from lib.tools.prepare.ids import needed_ids
-from lib.tools.prepare.rows import FeatureFiles, Settings
 
 DIM, BOXES = 8, 3
 WIDTH, HEIGHT = 640, 480
@@ -104,7 +102,7 @@ def assert_rows(data, split, numbers, dtype="float32"):
     assert ims.dtype == dtype and boxes.dtype == np.float32
     np.testing.assert_array_equal(ims, np.stack([image(number)[1] for number in numbers]).astype(dtype))
     np.testing.assert_array_equal(boxes, np.stack([image(number)[0] for number in numbers]))
-    left = [path.name for path in (data / "precomp").iterdir() if "partial" in path.name or "tmp" in path.name]
+    left = [path.name for path in (data / "precomp").iterdir() if "part" in path.name or "tmp" in path.name]
     assert left == []
 
 
@@ -163,7 +161,7 @@ def test_key_that_is_an_id_and_another_image_s_name_must_be_decided(data, tmp_pa
     (data / "id_mapping.json").write_text(json.dumps({"10": "12.jpg", "11": "11.jpg", "12": "10.jpg"}))
     source = write_lines(tmp_path / "a.tsv", [bua_row(key) for key in (10, 11, 12)])
     error = failure(capsys, data, source)
-    assert "line 1: 10 is image 10 by id and image 12 by file name; say --keys id or --keys file" in error
+    assert "line 1: 10 is the id or file name of image 10 and image 12; say --keys id or --keys file" in error
     run(data, source, more=["--keys", "file"])
     assert_rows(data, "train", [10, 12, 11])
     run(data, source, more=["--keys", "id", "--overwrite"])
@@ -209,8 +207,8 @@ def test_fewer_boxes_can_be_an_error(data, tmp_path, capsys):
 BROKEN = {
     "base64": (bua_row(11, features="@@@@"), "line 2: features is broken base64"),
     "cut base64": (bua_row(11)[:-3], "line 2: features is broken base64"),
-    "short row": ("11\t640\t480\t3", "line 2: 4 columns, expected 6 (image_id image_w image_h num_boxes"),
-    "short row of an unknown image": ("77\t640", "line 2: 2 columns, expected 6"),
+    "short row": ("11\t640\t480\t3", "line 2: 4 tab-separated columns, expected 6 (image_id image_w image_h num_boxes"),
+    "short row of an unknown image": ("77\t640", "line 2: 2 tab-separated columns, expected 6"),
     "feature size": (bua_row(11, features=encode(np.zeros((BOXES, 5), "<f4"))),
                      "line 2: features holds 60 bytes, expected 96 (3 boxes x 8 float32); --img_dim 5 if that is"),
     "box size": (bua_row(11, boxes=encode(np.zeros((BOXES, 3), "<f4"))),
@@ -245,17 +243,19 @@ def test_missing_images_are_counted_and_another_source_adds_them(data, tmp_path,
 
 def test_source_without_any_needed_image_says_what_it_holds(data, tmp_path, capsys):
     error = failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row("vg_77", 1)]))
-    assert (
-        "none of the 1 images of the sources is one of train: the first is 'vg_77', the first id needed is 12" in error
-    )
+    assert "train lacks 3 images (12, 10, 11): not in the sources, whose first image is 'vg_77'" in error
 
 
 def test_resuming_needs_the_same_settings_or_a_restart(data, tmp_path, capsys):
     failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row(10)]))
     source = write_lines(tmp_path / "b.tsv", [bua_row(key) for key in (10, 11, 12)])
     error = failure(capsys, data, source, more=["--dtype", "float16"])
-    assert "train_regions.partial.json: an interrupted run had other ids or settings" in error
+    assert "train_ims.npy.part: made with other settings (dtype float32 there, float16 now)" in error
+    assert "--restart throws unfinished ones away" in error
     assert run(data, source, more=["--dtype", "float16", "--restart"]) == 0
+    assert_rows(data, "train", [12, 10, 11], "float16")
+    failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row(10)]), more=["--overwrite"])
+    assert run(data, source, more=["--dtype", "float16", "--restart"]) == 0  # the finished files stay
     assert_rows(data, "train", [12, 10, 11], "float16")
 
 
@@ -267,32 +267,23 @@ def test_finished_files_are_left_alone_unless_overwrite_is_said(data, tmp_path, 
     assert "is there already, left as it is" in capsys.readouterr().out
     assert (data / "precomp" / "train_ims.npy").stat().st_mtime_ns == before
     error = failure(capsys, data, source, more=["--dtype", "float16"])
-    assert "there already as (3, 3, 8) float32, not (3, 3, 8) float16; --overwrite replaces it" in error
+    assert "train_ims.npy: made with other settings (dtype float32 there, float16 now)" in error
+    assert "--overwrite replaces finished files" in error
+    (data / "precomp" / "train_ids.txt").write_text("12\n11\n10\n")
+    assert "train_ims.npy: made with other settings (ids " in failure(capsys, data, source)
+    (data / "precomp" / "train_ims.json").unlink()
+    assert "train_ims.npy: already there, and not from this command" in failure(capsys, data, source)
 
 
-def test_rows_written_after_the_last_flush_of_a_killed_run_are_written_again(data):
-    (_, folder, ids), *_ = needed_ids(data, "coco", ["train"])
-    settings = Settings(BOXES, DIM)
-    killed = FeatureFiles(folder, "train", ids, settings)
-    killed.begin(overwrite=False, restart=False)
-    killed.write(10, *image(10))
-    killed.flush()
-    killed.write(11, *image(11))
-    del killed
-    resumed = FeatureFiles(folder, "train", ids, settings)
-    resumed.begin(overwrite=False, restart=False)
-    assert resumed.missing() == [12, 11]
-
-
-def test_run_killed_while_renaming_is_finished_by_the_next(data, tmp_path):
-    (_, folder, ids), *_ = needed_ids(data, "coco", ["train"])
-    files = FeatureFiles(folder, "train", ids, Settings(BOXES, DIM))
-    files.begin(overwrite=False, restart=False)
-    for number in ids:
-        files.write(number, *image(number))
-    files.flush()
-    (folder / "train_boxes.npy.partial").rename(folder / "train_boxes.npy")
-    assert run(data, write_lines(tmp_path / "a.tsv", [bua_row(10)])) == 0
+def test_a_part_that_was_cut_is_not_filled_up_with_zeros(data, tmp_path, capsys):
+    failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row(10)]))
+    part = data / "precomp" / "train_ims.npy.part"
+    part.write_bytes(part.read_bytes()[:-4])
+    source = write_lines(tmp_path / "b.tsv", [bua_row(key) for key in (10, 11, 12)])
+    error = failure(capsys, data, source)
+    assert "train_ims.npy.part: broken" in error and "delete train_ims.json.part to start again" in error
+    (data / "precomp" / "train_ims.json.part").unlink()
+    assert run(data, source) == 0
     assert_rows(data, "train", [12, 10, 11])
 
 
@@ -300,7 +291,7 @@ def test_full_disk_is_told_before_anything_is_written(data, tmp_path, capsys, mo
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     error = failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row(10)]))
     assert "train_ims.npy: needs 0.0 GB, the disk has 0.0 GB free" in error
-    assert not list((data / "precomp").glob("*partial*"))
+    assert not list((data / "precomp").glob("*part*"))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +321,10 @@ def test_npz_that_lacks_a_key_or_is_no_zip_is_named(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a\tb\tc\n", "line 1: 3 tab-separated columns, expected 6 (bottom-up-attention) or 10 (LXMERT)"),
+        (
+            "a\tb\tc\n",
+            "line 1: 3 tab-separated columns, expected 6 (image_id image_w image_h num_boxes boxes features) or 10 (im",
+        ),
         ("image_id\timage_w\timage_h\tnum_boxes\tboxes\tfeatures\n", "line 1: a header line"),
     ],
 )
@@ -345,7 +339,7 @@ def test_missing_source_ids_and_repeated_ids_are_named(data, tmp_path, capsys):
     source = write_lines(tmp_path / "a.tsv", [bua_row(10)])
     assert "no test_ids.txt" in failure(capsys, data, source, splits=["test"])
     (data / "precomp" / "train_ids.txt").write_text("12\n10\n12\n")
-    assert "train_ids.txt, line 3: id 12 was in line 1 already" in failure(capsys, data, source)
+    assert "train_ids.txt: id 12 comes back after other ids" in failure(capsys, data, source)
 
 
 def test_memory_stays_at_a_few_rows_whatever_the_length_of_the_source(data, tmp_path):
