@@ -80,12 +80,11 @@ def derived_config(
         }
     else:
         images = {"img_dim": agreed("img_dim", weights.size("image_encoder.fc.weight", 1))}
+    image_encoder, embed_size = "grid" if grid else "regions", weights.size("text_encoder.linear.weight", 0)
+    agreed("embed_size", embed_size)
+    texts = derived_bert(weights, bert_config)
     try:
-        return complete(ModelConfig(
-            similarity, "grid" if grid else "regions", "bert",
-            agreed("embed_size", weights.size("text_encoder.linear.weight", 0)),
-            head, images, derived_bert(weights, bert_config),
-        ))  # fmt: skip
+        return complete(ModelConfig(similarity, image_encoder, "bert", embed_size, head, images, texts))
     except (InputError, TypeError) as error:
         raise InputError(f"{weights.path}: {shown(error, 400)}") from None
 

@@ -65,7 +65,7 @@ def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoi
     if not isinstance(version, int) or version > VERSION:
         raise InputError(f"{path}: its format is of version {shown(version)}, expected {VERSION}; update this code")
     content = upgrade(content, version)
-    broken = [name for name, kind in KINDS.items() if not isinstance(content.get(name), kind)]
+    broken = [name for name, kind in KINDS.items() if name not in content or not isinstance(content[name], kind)]
     if broken:
         raise InputError(f"{path}: {', '.join(broken)} missing or of a wrong type; the file was altered, save it again")
     entries = {name: content[name] for name in KINDS} | {

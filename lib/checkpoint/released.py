@@ -326,4 +326,5 @@ def _opt(checkpoint: Checkpoint) -> dict[str, Any]:
         **config.similarity_options,
         **config.image_options,
     }
-    return {**_OPT_DEFAULTS, **settings, **flags}
+    given = {name: value for name, value in settings.items() if value is not None}
+    return {**_OPT_DEFAULTS, **given, **flags}

@@ -106,7 +106,7 @@ def resume(run: Run, trainer: Trainer, checkpoint: Checkpoint) -> None:
     before, now = checkpoint.settings, run.settings
     changed = sorted(name for name in before.keys() & now.keys() if _place(name, before) != _place(name, now))
     for name in changed:
-        if name not in FREE:
+        if name not in FREE and now[name] is not None:  # None: a flag of another model
             logger.info("note: --%s was %s when %s was written and is %s now", name, before[name], path, now[name])
     logger.info("resumed %s: epoch %d, step %d, best RSUM %.1f", path, run.epoch, run.step, run.best_rsum)
     if moved := [f"--{name}" for name in changed if name in JUDGED_ON]:

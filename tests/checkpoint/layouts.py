@@ -6,12 +6,14 @@ Key names and shapes are those of the released ESL-H, ESL-A and VSE-infinity mod
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 from collections import OrderedDict
 
 import torch
 
 from lib.config import ModelConfig
-from lib.model import build_model
+from lib.model import MatchingModel, build_model, complete
 
 BERT = {
     "vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 48,
@@ -25,14 +27,19 @@ KINDS = ("esl_a", "esl_h", "vse_infty", "vse_infty grid", "esl_a grid", "esl_h g
 
 def small_config(kind: str) -> ModelConfig:
     similarity, _, grid = kind.partition(" ")
-    extra = {"precomp_enc_type": "backbone", "backbone_source": "tiny"} if grid else {"img_dim": IMG_DIM}
-    return ModelConfig(similarity=similarity, embed_size=EMBED_SIZE[similarity], bert=dict(BERT), **extra)
+    encoder, images = ("grid", {"backbone_source": "tiny"}) if grid else ("regions", {"img_dim": IMG_DIM})
+    return complete(ModelConfig(similarity, encoder, "bert", EMBED_SIZE[similarity], {}, images, dict(BERT)))
 
 
-def small_model(kind: str, seed: int = 0):
-    """One of our models with random values everywhere, BatchNorm statistics included."""
-    model = build_model(small_config(kind), pretrained=False)
-    generator = torch.Generator().manual_seed(seed)
+def small_model(kind: str) -> MatchingModel:
+    """One of our models with random values everywhere, BatchNorm statistics included; the same ones each time."""
+    return copy.deepcopy(_small_model(kind))
+
+
+@functools.cache
+def _small_model(kind: str) -> MatchingModel:
+    model = build_model(small_config(kind))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.copy_(random_like(tensor.shape, tensor.dtype, generator))
@@ -147,18 +154,27 @@ def second_name(key: str) -> str:
     return key
 
 
-def released_content(kind: str, seed: int = 0, **sizes) -> dict:
-    """A whole released file with random values; both names of a backbone layer share one tensor."""
-    generator, dicts = torch.Generator().manual_seed(seed), []
+def released_content(kind: str, **sizes) -> dict:
+    """A whole released file with random values, the same ones each time; both names of a backbone layer share one
+    tensor. A test may alter the dicts, not the tensors."""
+    tensors = _cached_tensors(kind) if not sizes else _tensors(kind, **sizes)
+    dicts = [OrderedDict((f"module.{key}", tensor) for key, tensor in part.items()) for part in tensors]
+    return {"epoch": 7, "model": dicts, "best_rsum": 512.5, "opt": released_opt(kind), "Eiters": 1234}
+
+
+def _tensors(kind: str, **sizes) -> list[dict[str, torch.Tensor]]:
+    generator, parts = torch.Generator().manual_seed(0), []
     for shapes in released_shapes(kind, **sizes):
-        tensors = {}
+        part = {}
         for key, shape in shapes.items():
             dtype = torch.int64 if key.endswith("num_batches_tracked") else torch.float32
-            tensors[key] = random_like(shape, dtype, generator)
-        twice = {second_name(key): tensor for key, tensor in tensors.items() if second_name(key) != key}
-        tensors |= twice
-        dicts.append(OrderedDict((f"module.{key}", tensor) for key, tensor in tensors.items()))
-    return {"epoch": 7, "model": dicts, "best_rsum": 512.5, "opt": released_opt(kind), "Eiters": 1234}
+            part[key] = random_like(shape, dtype, generator)
+        twice = {second_name(key): tensor for key, tensor in part.items() if second_name(key) != key}
+        parts.append(part | twice)
+    return parts
+
+
+_cached_tensors = functools.cache(_tensors)
 
 
 def released_opt(kind: str) -> argparse.Namespace:

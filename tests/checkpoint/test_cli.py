@@ -1,3 +1,5 @@
+"""python -m lib.checkpoint: conversion both ways, what a file is, one line for whatever goes wrong."""
+
 from __future__ import annotations
 
 import json
@@ -5,8 +7,9 @@ import json
 import pytest
 import torch
 
-from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.checkpoint import convert, read_checkpoint, save_checkpoint
 from lib.checkpoint.__main__ import main
+from lib.errors import InputError
 from tests.checkpoint.layouts import BERT, assert_same_tensors, released_content, small_model
 
 
@@ -27,7 +30,7 @@ def failure(capsys, *argv) -> str:
 
 def test_convert_writes_a_file_that_reads_as_the_same_model(released, tmp_path, capsys):
     main(["convert", str(released), str(tmp_path / "new folder" / "ours.pth"), "--to", "ours"])
-    assert "released ESL-H, region features, embed_size 256" in capsys.readouterr().out
+    assert "released ESL-H, region features, BERT, embed_size 256" in capsys.readouterr().out
     one, other = read_checkpoint(released), read_checkpoint(tmp_path / "new folder" / "ours.pth")
     assert one.config == other.config and (one.origin, other.origin) == ("released", "ours")
     assert_same_tensors(one.model, other.model)
@@ -50,7 +53,18 @@ def test_show_says_what_a_file_is(released, tmp_path, capsys):
         assert words in shown
     save_checkpoint(tmp_path / "ours.pth", small_model("vse_infty grid"))
     main(["show", str(tmp_path / "ours.pth")])
-    assert "ours.pth: VSE∞, grid features (tiny), embed_size 16" in capsys.readouterr().out
+    assert "ours.pth: VSE∞, grid features (tiny), BERT, embed_size 16" in capsys.readouterr().out
+
+
+def test_show_lists_the_settings_that_were_given(tmp_path, capsys):
+    settings = {"optim": "adam", "margin": 0.0, "resume": None, "image_list": "", "max_violation": False}
+    save_checkpoint(tmp_path / "a.pth", small_model("vse_infty"), settings={**settings, "odd": torch.zeros(2)})
+    main(["show", str(tmp_path / "a.pth")])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "settings: margin 0.0, max_violation False, odd tensor([0., 0.]), optim adam"
+    save_checkpoint(tmp_path / "a.pth", small_model("vse_infty"))
+    main(["show", str(tmp_path / "a.pth")])
+    assert capsys.readouterr().out.splitlines()[-1] == "settings: none"
 
 
 def test_bert_path_tells_the_attention_heads(released, tmp_path, capsys):
@@ -58,8 +72,10 @@ def test_bert_path_tells_the_attention_heads(released, tmp_path, capsys):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**BERT, "num_attention_heads": 8, "model_type": "bert"}))
     main(["convert", str(released), str(tmp_path / "ours.pth"), "--to", "ours", "--bert_path", str(folder)])
-    assert read_checkpoint(tmp_path / "ours.pth").config.bert == {**BERT, "num_attention_heads": 8}
+    assert read_checkpoint(tmp_path / "ours.pth").config.text_options == {**BERT, "num_attention_heads": 8}
     capsys.readouterr()
+    main(["show", str(released), "--bert_path", str(folder)])
+    assert "num_attention_heads 8" in capsys.readouterr().out
     assert "--bert_path" in failure(capsys, "show", released, "--bert_path", tmp_path / "absent")
 
 
@@ -67,6 +83,8 @@ def test_errors_are_one_line_and_exit_code_2(released, tmp_path, capsys):
     assert failure(capsys, "show", tmp_path / "absent.pth").count("\n") == 1
     assert "name another file" in failure(capsys, "convert", released, tmp_path / "." / "released.pth", "--to", "ours")
     assert "--to" in failure(capsys, "convert", released, tmp_path / "b.pth", "--to", "theirs")
+    with pytest.raises(InputError, match="^--to is 'theirs', expected ours or released$"):
+        convert(released, tmp_path / "b.pth", "theirs")
 
 
 def test_an_incomplete_file_is_not_converted_and_leaves_nothing_behind(released, tmp_path, capsys):

@@ -1,6 +1,9 @@
+"""Released files: every key has its meaning, nothing is guessed, and they convert to ours and back bit for bit."""
+
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections import OrderedDict
 
@@ -8,20 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from lib.checkpoint import convert, load_model, read_checkpoint, save_checkpoint
+from lib.checkpoint import Checkpoint, convert, load_model, read_checkpoint, released, save_checkpoint
 from lib.checkpoint.loading import check_complete
-from lib.checkpoint.reading import read_file
 from lib.errors import InputError
-from lib.fragments import Fragments
-from lib.model import BERT_FIELDS
+from lib.fragments import Fragments, Tokens
+from lib.pytorch_files import read_file
 from tests.checkpoint.layouts import (
     BERT,
+    IMG_DIM,
     KINDS,
     assert_same_released,
     assert_same_tensors,
     released_content,
     released_shapes,
     second_name,
+    small_config,
     small_model,
 )
 from tests.conftest import SHARED, needs_shared
@@ -29,6 +33,19 @@ from tests.conftest import SHARED, needs_shared
 FULL_BERT = {**BERT, "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
              "intermediate_size": 3072, "max_position_embeddings": 512}  # fmt: skip
 RESNET101, RESNEXT101, RESNET152 = ((3, 4, 23, 3), 1, 64), ((3, 4, 23, 3), 32, 8), ((3, 8, 36, 3), 1, 64)
+
+
+@pytest.fixture
+def bert_folder(tmp_path):
+    """Writes the configuration of a BERT into a folder, as --bert_path names it; returns the folder."""
+
+    def writer(values):
+        folder = tmp_path / "bert"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({**values, "model_type": "bert"}))
+        return folder
+
+    return writer
 
 
 @pytest.fixture
@@ -54,9 +71,7 @@ def refusal(path, *args) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_tells_what_it_is_and_loads(kind, write):
     checkpoint = read_checkpoint(write(kind))
-    similarity, _, grid = kind.partition(" ")
-    config = checkpoint.config
-    assert (config.similarity, config.grid, config.bert) == (similarity, bool(grid), BERT)
+    assert checkpoint.config == small_config(kind)
     assert checkpoint.origin == "released" and checkpoint.description.startswith("released ")
     assert (checkpoint.epoch, checkpoint.step, checkpoint.best_rsum) == (7, 1234, 512.5)
     assert checkpoint.settings["batch_size"] == 128
@@ -87,6 +102,32 @@ def test_ours_to_released_to_ours_keeps_every_bit_and_fills_the_documented_keys(
     again = read_checkpoint(tmp_path / "again.pth")
     assert again.config == model.config and (again.epoch, again.best_rsum) == (2, 100.0)
     assert_same_tensors(again.model, model.state_dict())
+
+
+def test_a_written_file_has_a_value_for_every_setting_that_the_original_code_asks_for(tmp_path):
+    unused = {"kernel_size": None, "backbone_source": None, "input_scale_factor": None}  # flags of other models
+    save_checkpoint(tmp_path / "ours.pth", small_model("vse_infty"), settings={"margin": 0.3, **unused})
+    convert(tmp_path / "ours.pth", tmp_path / "released.pth", "released")
+    opt = vars(read_file(tmp_path / "released.pth")["opt"])
+    assert opt["margin"] == 0.3 and opt["precomp_enc_type"] == "basic" and opt["img_dim"] == IMG_DIM
+    assert [name for name, value in opt.items() if value is None] == []
+    assert read_checkpoint(tmp_path / "released.pth").config == small_config("vse_infty")
+
+
+def test_tensors_without_a_place_in_the_released_layout_are_named(tmp_path):
+    def refused(weights, extras=None) -> str:
+        checkpoint = Checkpoint(small_config("vse_infty"), weights, extras=extras or {}, path=tmp_path / "ours.pth")
+        with pytest.raises(InputError) as caught:
+            released.write(tmp_path / "released.pth", checkpoint)
+        assert list(tmp_path.iterdir()) == []
+        return str(caught.value)
+
+    assert refused({"similarity.log_scale": torch.tensor(1.0)}) == (
+        f"{tmp_path / 'released.pth'}: the released layout has no place for similarity.log_scale"
+    )
+    assert refused({}, {"sim_vec.a": torch.tensor(1.0)}) == (  # VSE∞ files have no third state dict
+        f"{tmp_path / 'ours.pth'}: extras holds sim_vec.a, expected img_enc, txt_enc in front"
+    )
 
 
 def test_each_weight_of_the_heads_lands_where_its_meaning_is(write):
@@ -231,30 +272,22 @@ def test_a_written_backbone_shares_the_tensors_of_both_names(tmp_path):
     assert one.data_ptr() == other.data_ptr()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_settings_that_opt_lacks_come_from_the_weights(kind, write):
-    expected = read_checkpoint(write(kind)).config
-    for opt in (argparse.Namespace(), None, {"margin": 0.2}):
-        assert read_checkpoint(write(kind, lambda content: content.update(opt=opt))).config == expected  # noqa: B023
-    assert read_checkpoint(write(kind, lambda content: content.pop("opt"))).config == expected
+def test_a_file_without_settings_tells_its_configuration_all_the_same(write):
+    expected = small_config("esl_a")
+    for opt in (argparse.Namespace(), None, {"margin": 0.2}, ["margin"]):
+        assert read_checkpoint(write("esl_a", lambda content: content.update(opt=opt))).config == expected  # noqa: B023
+    assert read_checkpoint(write("esl_a", lambda content: content.pop("opt"))).config == expected
 
 
-def test_switches_and_image_size_come_from_opt(write):
-    def change(content):
-        content["opt"].no_imgnorm, content["opt"].no_txtnorm, content["opt"].input_scale_factor = True, True, 2.0
-
-    config = read_checkpoint(write("vse_infty grid", change)).config
-    assert (config.no_imgnorm, config.no_txtnorm, config.input_scale_factor) == (True, True, 2.0)
-
-
-@pytest.mark.parametrize(
-    "kind, name, value",
-    [("esl_a", "embed_size", 512), ("esl_h", "img_dim", 2048), ("esl_a", "kernel_size", 3), ("esl_h", "kernel_size", 3),
-     ("vse_infty", "precomp_enc_type", "backbone"), ("vse_infty grid", "backbone_source", "wsl")],
-)  # fmt: skip
-def test_opt_that_contradicts_the_weights_is_an_error(kind, name, value, write):
-    text = refusal(write(kind, lambda content: setattr(content["opt"], name, value)))
-    assert name in text and str(value) in text
+def test_settings_count_whether_they_are_a_namespace_or_a_dict(write):
+    for given in (argparse.Namespace, dict):
+        opt = given(no_imgnorm=True, no_txtnorm=True, input_scale_factor=2.0)
+        config = read_checkpoint(write("vse_infty grid", lambda content: content.update(opt=opt))).config  # noqa: B023
+        assert config.similarity_options == {"no_imgnorm": True, "no_txtnorm": True}
+        assert config.image_options == {"backbone_source": "tiny", "input_scale_factor": 2.0}
+    opt = {"embed_size": 512}
+    text = refusal(write("esl_a", lambda content: content.update(opt=opt)))
+    assert "its opt says embed_size 512, but its weights say 256; the file was altered" in text
 
 
 def test_numpy_numbers_in_a_file_become_plain_ones(write, tmp_path):
@@ -288,21 +321,31 @@ def _swap_numpy_generation(path):
             archive.writestr(name, data.replace(new, old) if new in data else data.replace(old, new))
 
 
-def test_attention_heads_are_of_64_unless_a_fitting_configuration_says_otherwise(write):
+def test_what_shapes_do_not_tell_of_bert_comes_from_the_folder_of_bert_path_where_it_fits(write, bert_folder):
     path = write("esl_a")
-    assert read_checkpoint(path).config.bert == BERT
     fitting = {**BERT, "num_attention_heads": 4, "hidden_act": "relu", "layer_norm_eps": 1e-6}
-    assert read_checkpoint(path, fitting).config.bert == fitting
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"):
-        assert read_checkpoint(path, {**fitting, name: 999}).config.bert == BERT
-    assert set(BERT) == set(BERT_FIELDS)
+    config = read_checkpoint(path, {"bert_path": bert_folder(fitting)}).config
+    assert config.text_options == fitting
+    bert = load_model(read_checkpoint(path, {"bert_path": str(bert_folder(fitting))})).text_encoder.bert
+    assert bert.encoder.layer[0].attention.self.num_attention_heads == 4
+    other = {"bert_path": bert_folder({**fitting, "vocab_size": 999})}
+    for paths in (None, {}, {"bert_path": None}, {"bert_path": "no-such-folder"}, other):
+        assert read_checkpoint(path, paths).config.text_options == BERT
 
 
-def test_a_hidden_size_without_heads_of_64_needs_a_configuration(tmp_path):
+def test_a_hidden_size_without_heads_of_64_needs_a_configuration(tmp_path, bert_folder):
     bert = {**BERT, "hidden_size": 40, "num_attention_heads": 5}
     torch.save(released_content("vse_infty", bert=bert), tmp_path / "a.pth")
     assert "40 is no multiple of 64" in refusal(tmp_path / "a.pth")
-    assert load_model(read_checkpoint(tmp_path / "a.pth", bert)).config.bert == bert
+    model = load_model(read_checkpoint(tmp_path / "a.pth", {"bert_path": bert_folder(bert)}))
+    assert model.config.text_options == bert
+
+
+def test_a_broken_bert_configuration_is_an_error_that_names_its_flag(write, bert_folder):
+    folder = bert_folder(BERT)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=f"^--bert_path {re.escape(str(folder))}: not a BERT model"):
+        read_checkpoint(write("esl_h"), {"bert_path": folder})
 
 
 def test_a_text_encoder_other_than_bert_is_refused(write):
@@ -339,7 +382,7 @@ def _zeros(shapes: dict) -> OrderedDict:
 
 @pytest.mark.parametrize(
     "kind, size, resnet, source",
-    [("esl_a", 512, None, "detector"), ("esl_h", 1024, None, "detector"), ("vse_infty", 1024, None, "detector"),
+    [("esl_a", 512, None, None), ("esl_h", 1024, None, None), ("vse_infty", 1024, None, None),
      ("vse_infty grid", 1024, RESNET101, "detector"), ("vse_infty grid", 512, RESNEXT101, "wsl"),
      ("vse_infty grid", 1024, RESNET152, "imagenet_res152"), ("esl_a grid", 512, RESNET101, "detector")],
 )  # fmt: skip
@@ -348,8 +391,9 @@ def test_full_size_models_have_a_place_for_every_documented_key_and_shape(kind, 
     shapes = released_shapes(kind, embed_size=size, img_dim=2048, bert=FULL_BERT, **extra)
     torch.save({"model": [_zeros(part) for part in shapes]}, tmp_path / "a.pth")
     checkpoint = read_checkpoint(tmp_path / "a.pth")
-    assert checkpoint.config.embed_size == size and checkpoint.config.bert == FULL_BERT
-    assert checkpoint.config.backbone_source == source
+    assert checkpoint.config.embed_size == size and checkpoint.config.text_options == FULL_BERT
+    expected = {"backbone_source": source, "input_scale_factor": 1.0} if resnet else {"img_dim": 2048}
+    assert checkpoint.config.image_options == expected
     check_complete(checkpoint)
 
 
@@ -359,7 +403,7 @@ def test_other_kernel_sizes_are_told_by_the_level_sizes(tmp_path):
             {"model": [_zeros(part) for part in released_shapes(kind, embed_size=6600, s=3)]}, tmp_path / "a.pth"
         )
         checkpoint = read_checkpoint(tmp_path / "a.pth")
-        assert checkpoint.config.kernel_size == 3
+        assert checkpoint.config.similarity_options["kernel_size"] == 3
         check_complete(checkpoint)
 
 
@@ -381,19 +425,18 @@ def test_the_key_lists_of_full_size_released_models_are_fully_accounted_for(name
 
 
 @needs_shared
-def test_the_released_scores_of_a_whole_checkpoint_are_reproduced(tmp_path):
+def test_the_released_scores_of_a_whole_checkpoint_are_reproduced(tmp_path, bert_folder):
     golden = SHARED / "golden"
     io = np.load(golden / "checkpoint_tiny64_esl_a_io.npz")
-    bert = {**BERT, "vocab_size": 200, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-            "max_position_embeddings": 32}  # fmt: skip
+    paths = {"bert_path": bert_folder({**BERT, "vocab_size": 200, "num_hidden_layers": 1, "num_attention_heads": 2,
+                                       "intermediate_size": 64, "max_position_embeddings": 32})}  # fmt: skip
     source = golden / "checkpoint_tiny64_esl_a.pth"
-    convert(source, tmp_path / "ours.pth", "ours", bert)
-    for checkpoint in (read_checkpoint(source, bert), read_checkpoint(tmp_path / "ours.pth")):
+    convert(source, tmp_path / "ours.pth", "ours", paths)
+    captions = Tokens(torch.from_numpy(io["captions"]), torch.from_numpy(io["cap_lens"]))
+    for checkpoint in (read_checkpoint(source, paths), read_checkpoint(tmp_path / "ours.pth")):
         model = load_model(checkpoint).eval()
         with torch.no_grad():
-            images = model.image_encoder(Fragments.full(torch.from_numpy(io["images"]).float()))
-            captions = model.text_encoder(torch.from_numpy(io["captions"]))
-            scores = model.score(images, captions)
+            scores = model(Fragments.full(torch.from_numpy(io["images"]).float()), captions)
         np.testing.assert_allclose(scores.numpy(), io["sims"], rtol=0, atol=1e-5)
     convert(tmp_path / "ours.pth", tmp_path / "again.pth", "released")
     assert_same_released(read_file(source), read_file(tmp_path / "again.pth"))
