@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from lib.config import ModelConfig
 from lib.encoders import IMAGE_ENCODERS
 from lib.encoders.regions import RegionEncoder, projection
 from lib.errors import InputError
 from lib.fragments import Fragments
+from lib.model import complete
 from tests.conftest import SHARED, needs_shared
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -93,9 +95,14 @@ def test_a_new_projection_is_uniform_in_the_released_bounds_without_bias():
     assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.02)
 
 
-def test_an_embedding_too_small_for_a_hidden_unit_is_refused_with_its_flag():
-    regions = IMAGE_ENCODERS["regions"]
-    assert regions.make(2, img_dim=4).mlp.hidden.out_features == 1
-    for embed_size in (1, 0, -3):
-        with pytest.raises(InputError, match=f"--embed_size is {embed_size}, expected at least 2"):
-            regions.make(embed_size, img_dim=4)
+@pytest.mark.parametrize("embed_size", [1, 0, -3])
+def test_an_embedding_too_small_for_a_hidden_unit_is_refused_with_its_flag(embed_size):
+    assert IMAGE_ENCODERS["regions"].make(2, img_dim=4).mlp.hidden.out_features == 1
+    with pytest.raises(InputError, match=f"--embed_size is {embed_size}, expected at least 2"):
+        complete(ModelConfig("vse_infty", embed_size=embed_size))
+
+
+@pytest.mark.parametrize("img_dim", [0, -1, "many", None])
+def test_features_without_a_size_are_refused_with_their_flag(img_dim):
+    with pytest.raises(InputError, match=f"--img_dim is {img_dim}, expected a positive number"):
+        IMAGE_ENCODERS["regions"].make(8, img_dim=img_dim)
