@@ -79,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
     runner = Runner(model, devices, args.precision, Way(args.kernels, args.score_memory and args.score_memory << 20))
     criterion = LOSSES[args.loss].make(config.embed_size, **loss_options).to(runner.device)
-    optimizer = build_optimizer(model, criterion, args.optim, args.learning_rate, args.backbone_lr_factor)
+    rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay
+    optimizer = build_optimizer(model, criterion, args.optim, *rates)
     schedule = build_schedule(args, staged=bool(model.image_encoder.pretrained_parameters()))
     trainer = Trainer(runner, criterion, optimizer, schedule, args.grad_clip, args.accumulate, args.seed)
 

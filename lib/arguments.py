@@ -20,8 +20,10 @@ from lib.precision import PRECISIONS
 from lib.similarity import HEADS
 from lib.training.losses import LOSSES
 from lib.training.optim import OPTIMIZERS
+from lib.vocabulary import vocabulary_file
 
 PRECOMP_ENC_TYPES = {"basic": "regions", "backbone": "grid"}  # as VSE∞ spells them
+MACHINE_PATHS = ("bert_path", "backbone_path", "vocab_path", "word_vectors")
 
 
 class Group:
@@ -88,8 +90,11 @@ def add_path_arguments(parser: argparse.ArgumentParser, evaluation: bool = False
     if evaluation:
         bert += "; only its vocabulary and configuration are read"
     add("bert_path", "bert-base-uncased", bert, "DIR|NAME")
+    vocabulary = "bigru: SCAN's vocabulary, a file or a folder of them (default: the folder vocab beside --data_path)"
+    add("vocab_path", None, vocabulary, "FILE|DIR")
     if not evaluation:
         add("backbone_path", None, "grid: local weights of the backbone", "FILE")
+        add("word_vectors", None, "bigru: GloVe's or word2vec's text file, for the words that it knows", "FILE")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +110,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("optim", "adam", "adam means AdamW", choices=OPTIMIZERS)
     add("loss", "hinge", choices=LOSSES)
     group.options(LOSSES.values())
+    add("weight_decay", 1e-4, "adam: of all parameters; sgd: of the backbone alone", type=number)
     add("grad_clip", 2.0, "largest gradient norm, 0 for none", type=number)
     group.switch("max_violation", "hardest negatives from the first step on, without a warm-up")
     add("vse_mean_warmup_epochs", 1, "epochs with all violations, before the hardest alone", type=count)
@@ -166,5 +172,9 @@ def given_options(part: Part, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def machine_paths(args: argparse.Namespace) -> dict[str, Any]:
-    """The files of this machine that encoders and tokenisers ask for, by their flags."""
-    return {name: value for name, value in vars(args).items() if name in ("bert_path", "backbone_path")}
+    """The files of this machine that encoders and tokenisers ask for, by their flags; the vocabulary is that of the
+    data set where no file of its own is named."""
+    given = vars(args)
+    paths = {name: given[name] for name in MACHINE_PATHS if name in given}
+    data_name = given.get("data_name") or given.get("dataset")
+    return paths | {"vocab_path": vocabulary_file(paths.get("vocab_path"), given.get("data_path"), data_name)}

@@ -6,6 +6,7 @@ from lib.command_line import positive
 from lib.config import Option
 from lib.encoders.backbones import SOURCES
 from lib.encoders.bert import DROPOUT, bert_encoder, read_bert_options
+from lib.encoders.bigru import bigru_encoder, check_bigru, read_bigru_options
 from lib.encoders.encoder import ImageEncoderPart, TextEncoderPart
 from lib.encoders.grid import check_grid, grid_encoder, grid_transform
 from lib.encoders.regions import check_regions, region_encoder
@@ -38,5 +39,16 @@ IMAGE_ENCODERS = {
 TEXT_ENCODERS = {
     "bert": TextEncoderPart(
         "BERT", bert_encoder, training_only=DROPOUT, read_options=read_bert_options, tokeniser="wordpiece"
+    ),
+    "bigru": TextEncoderPart(
+        "BiGRU",
+        bigru_encoder,
+        {
+            "word_dim": Option(300, "bigru: size of a word vector", positive(int)),
+            "num_layers": Option(1, "bigru: layers of the GRU", positive(int)),
+        },
+        check_bigru,
+        read_options=read_bigru_options,
+        tokeniser="scan",
     ),
 }

@@ -25,7 +25,7 @@ PALETTE = (
     (214, 39, 40), (31, 119, 180), (44, 140, 44), (148, 103, 189), (204, 102, 0),
     (23, 140, 155), (200, 60, 140), (120, 80, 60), (90, 90, 200), (110, 120, 0),
 )  # fmt: skip
-FRAME = ("[CLS]", "[SEP]")
+FRAME = ("[CLS]", "[SEP]", "<start>", "<end>")
 
 
 class Matches(NamedTuple):
@@ -34,7 +34,7 @@ class Matches(NamedTuple):
     words: list[str]
     similarity: np.ndarray
     best: np.ndarray  # (W,) each word's strongest region
-    labels: dict[int, list[str]]  # region -> words, in the order of the caption; [CLS], [SEP], punctuation left out
+    labels: dict[int, list[str]]  # region -> words, in the order of the caption; frame and punctuation left out
     colours: dict[int, tuple[int, int, int]]
 
 

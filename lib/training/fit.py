@@ -25,7 +25,7 @@ LATEST, BEST = "checkpoint.pth", "model_best.pth"
 # Settings that a resumed run may change without training another model.
 FREE = {
     "workers", "device", "score_memory", "kernels", "resume", "reset_start_epoch", "log_step", "val_step",
-    "logger_name", "model_name", "data_path", "val_split", "image_list", "num_epochs",
+    "logger_name", "model_name", "data_path", "val_split", "image_list", "num_epochs", "word_vectors",
 }  # fmt: skip
 # Settings without which an RSUM can't be compared with an earlier one.
 JUDGED_ON = ("data_name", "data_path", "val_split")
@@ -121,8 +121,8 @@ def _place(name: str, settings: dict[str, Any]):
 
 
 def _restore(optimizer, checkpoint: Checkpoint) -> None:
-    """Give the optimizer its state back, but for the learning rates, which are those of this run."""
-    rates = [group["base_lr"] for group in optimizer.param_groups]
+    """Give the optimizer its state back, but for learning rates and weight decay, which are those of this run."""
+    own = [{name: group[name] for name in ("base_lr", "weight_decay")} for group in optimizer.param_groups]
     try:
         adam = ["betas" in group for group in checkpoint.optimizer["param_groups"]]
         if any(each != ("betas" in optimizer.defaults) for each in adam):
@@ -131,8 +131,8 @@ def _restore(optimizer, checkpoint: Checkpoint) -> None:
     except (ValueError, KeyError) as error:
         reason = f"its optimizer state does not fit ({error}); use the same --optim"
         raise InputError(f"{checkpoint.path}: {reason}") from None
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["base_lr"] = rate
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
 
 
 def move_aside(folder: Path) -> None:

@@ -12,8 +12,8 @@ WEIGHT_DECAY = 1e-4
 
 
 def adamw(groups: list[dict]) -> torch.optim.Optimizer:
-    """AdamW with weight decay 1e-4 on everything."""
-    return torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
+    """AdamW with weight decay on everything."""
+    return torch.optim.AdamW(groups)
 
 
 def sgd(groups: list[dict]) -> torch.optim.Optimizer:
@@ -24,8 +24,8 @@ def sgd(groups: list[dict]) -> torch.optim.Optimizer:
         if group["name"] == "text":
             group["base_lr"] /= TEXT_FACTOR
             group["lr"] = group["base_lr"]
-        if group["name"] == "backbone":
-            group["weight_decay"] = WEIGHT_DECAY
+        if group["name"] != "backbone":
+            group["weight_decay"] = 0.0
     return torch.optim.SGD(groups, momentum=0.9, nesterov=with_backbone)
 
 
@@ -33,7 +33,12 @@ OPTIMIZERS = {"adam": adamw, "sgd": sgd}
 
 
 def build_optimizer(
-    model: MatchingModel, criterion: nn.Module, name: str, learning_rate: float, backbone_lr_factor: float = 0.01
+    model: MatchingModel,
+    criterion: nn.Module,
+    name: str,
+    learning_rate: float,
+    backbone_lr_factor: float = 0.01,
+    weight_decay: float = WEIGHT_DECAY,
 ) -> torch.optim.Optimizer:
     """The optimizer `name` over all parameters of model and loss, each in exactly one group.
 
@@ -46,7 +51,8 @@ def build_optimizer(
     rest = [p for module in (model, criterion) for p in module.parameters() if id(p) not in taken]
     parts = [("head", rest, 1.0), ("text", text, TEXT_FACTOR), ("backbone", backbone, backbone_lr_factor)]
     return OPTIMIZERS[name]([
-        {"name": name, "params": parameters, "lr": learning_rate * factor, "base_lr": learning_rate * factor}
+        {"name": name, "params": parameters, "lr": learning_rate * factor, "base_lr": learning_rate * factor,
+         "weight_decay": weight_decay}
         for name, parameters, factor in parts
         if parameters
     ])  # fmt: skip

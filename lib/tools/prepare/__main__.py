@@ -1,5 +1,5 @@
-"""`python -m lib.tools.prepare captions | regions | cxc | own | check`: from public sources, or one's own images and
-captions, to the layout that is read."""
+"""`python -m lib.tools.prepare captions | regions | cxc | own | vocab | check`: from public sources, or one's own
+images and captions, to the layout that is read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from lib.tools.prepare.outputs import Target
 from lib.tools.prepare.own import prepare_own
 from lib.tools.prepare.regions import Options, prepare_regions
 from lib.tools.prepare.sources import FORMATS, find_files
+from lib.tools.prepare.vocab import THRESHOLD, prepare_vocab
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The five commands and their options."""
+    """The six commands and their options."""
     parser = Parser(prog="python -m lib.tools.prepare", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     replacing = Parser(add_help=False)
@@ -62,6 +63,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--test", type=positive(int), help="images to evaluate on (default: a tenth, at most 1000)")
     add("--seed", type=not_negative(int), default=0, help="of the draw of dev and test (default %(default)s)")
 
+    text = "the vocabulary of BiGRU models, from the captions of train and dev"
+    add = commands.add_parser("vocab", help=text, parents=[replacing]).add_argument
+    add("data_path", type=Path, help="folder of the data set, with its captions")
+    add("--data_name", metavar="NAME", required=True, help=DATA_NAME)
+    rare = "how often a word must occur to be in it (default %(default)s)"
+    add("--threshold", type=positive(int), default=THRESHOLD, metavar="N", help=rare)
+    beside = "default: vocab/<data_name>_precomp_vocab.json beside data_path, where it is found by itself"
+    add("--vocab_path", type=Path, metavar="FILE", help=beside)
+
     add = commands.add_parser("check", help="what is there, whether it fits together, what is missing").add_argument
     add("data_path", type=Path)
     add("--data_name", metavar="NAME", required=True, help=DATA_NAME)
@@ -83,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     elif args.command == "own":
         target = Target(args.data_path, args.data_name or args.data_path.absolute().name, args.overwrite)
         prepare_own(args.images, args.captions, target, args.dev, args.test, args.seed)
+    elif args.command == "vocab":
+        prepare_vocab(Target(args.data_path, args.data_name, args.overwrite), args.vocab_path, args.threshold)
     else:
         return check_data(args.data_path, args.data_name)
     return 0

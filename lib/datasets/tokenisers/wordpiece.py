@@ -1,4 +1,4 @@
-"""Tokenisers: from captions to the ids that a text encoder takes. A new one is a class, and a row of TOKENISERS."""
+"""BERT's tokeniser, and its vocabulary from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -9,53 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from lib.datasets.tokenisers.tokeniser import Tokeniser
 from lib.errors import InputError
 
-CHOSEN, MASKED, RANDOM = 0.2, 0.5, 0.1  # of all words; of the chosen ones: masked, random, and the rest is removed
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
-
-
-class Tokeniser:
-    """The contract: what becomes of a caption, how training disturbs it, which words its tokens belong to.
-
-    `frame` are the ids in front of a caption and behind it, `mask` stands for a hidden token, `vocab_size` counts the
-    ids and `max_length` the tokens that the encoder has positions for, both frame included.
-    """
-
-    unit = "tokens"
-    frame: tuple[int, int]
-    mask: int
-    vocab_size: int
-    max_length: int
-
-    def split(self, captions: list[str]) -> list[tuple[list[int], list[int]]]:
-        """For each caption its token ids, without the frame, and the number (0, 0, 1, …) of the word of each."""
-        raise NotImplementedError
-
-    def text(self, ids: np.ndarray) -> str:
-        """The word that these tokens make, for pictures."""
-        raise NotImplementedError
-
-    def framed(self, tokens: np.ndarray) -> np.ndarray:
-        """A caption's token ids with its frame, int64."""
-        start, end = self.frame
-        framed = np.empty(len(tokens) + 2, dtype=np.int64)
-        framed[0], framed[1:-1], framed[-1] = start, tokens, end
-        return framed
-
-    def noisy(self, tokens: np.ndarray, words: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`framed` with the word noise of training (released VSE∞ and ESL code): each word, all its tokens together, is
-        chosen with probability 0.2; of these 50 % are masked, 10 % become random entries of the vocabulary (0, the
-        padding, excepted) token by token, 40 % are removed.
-        """
-        if not len(tokens):
-            return self.framed(tokens)
-        tokens = tokens.copy()
-        fate = rng.random(words[-1] + 1)[words] / CHOSEN  # one draw per word; below 1 the word is chosen
-        random = (fate >= MASKED) & (fate < MASKED + RANDOM)
-        tokens[fate < MASKED] = self.mask
-        tokens[random] = rng.integers(1, self.vocab_size, np.count_nonzero(random))
-        return self.framed(tokens[(fate < MASKED + RANDOM) | (fate >= 1)])
 
 
 class WordPiece(Tokeniser):
@@ -92,9 +49,6 @@ class WordPiece(Tokeniser):
 def load_wordpiece(options: dict[str, Any], paths: dict[str, Any]) -> WordPiece:
     """The tokeniser of the BERT in --bert_path."""
     return WordPiece(load_tokenizer(paths["bert_path"]), options, paths["bert_path"])
-
-
-TOKENISERS = {"wordpiece": load_wordpiece}  # name -> function of the text encoder's options and this machine's paths
 
 
 def load_tokenizer(bert_path: str):

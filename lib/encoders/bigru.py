@@ -1,0 +1,69 @@
+"""The bidirectional GRU text encoder (released VSE∞ BiGRU code).
+
+Letters: C captions, W tokens (`<start>` and `<end>` included), N real tokens of a batch, D embedding size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from lib.encoders.encoder import Paths, TextEncoder
+from lib.encoders.word_vectors import read_word_vectors
+from lib.errors import InputError
+from lib.fragments import Fragments, Tokens
+from lib.vocabulary import HOW, read_vocabulary
+
+
+class BiGRUEncoder(TextEncoder):
+    """The mean of both directions of a GRU over learned word vectors: Tokens (C, W) -> Fragments (C, W, D).
+
+    Padding never enters the GRU: the backward direction starts at each caption's own last token, so a caption's
+    fragments depend on nothing else in its batch. The rows of padding are 0.
+    """
+
+    def __init__(self, vocab_size: int, word_dim: int, embed_size: int, num_layers: int = 1):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, word_dim)
+        nn.init.uniform_(self.embed.weight, -0.1, 0.1)
+        self.gru = nn.GRU(word_dim, embed_size, num_layers, batch_first=True, bidirectional=True)
+
+    def forward(self, captions: Tokens) -> Fragments:
+        ids, *order = pack_padded_sequence(captions.ids, captions.lengths, batch_first=True, enforce_sorted=False)
+        hidden, *_ = self.gru(PackedSequence(self.embed(ids), *order))[0]  # (N, 2 * D)
+        mean = PackedSequence(_mean_of_directions(hidden), *order)  # (N, D)
+        features, _ = pad_packed_sequence(mean, batch_first=True, total_length=captions.ids.shape[1])
+        return Fragments(features, captions.mask)  # (C, W, D)
+
+
+def _mean_of_directions(hidden: Tensor) -> Tensor:
+    forward, backward = hidden.chunk(2, dim=1)
+    return (forward + backward) / 2
+
+
+def bigru_encoder(embed_size: int, options: dict[str, Any], paths: Paths | None) -> BiGRUEncoder:
+    """An encoder with random weights, and with the word vectors of paths["word_vectors"] for the words that it has."""
+    encoder = BiGRUEncoder(options["vocab_size"], options["word_dim"], embed_size, options["num_layers"])
+    if paths and paths.get("word_vectors"):
+        vocabulary = read_vocabulary(paths.get("vocab_path"))
+        rows, vectors = read_word_vectors(paths["word_vectors"], vocabulary.ids, options["word_dim"])
+        with torch.no_grad():
+            encoder.embed.weight[rows] = vectors
+    return encoder
+
+
+def read_bigru_options(options: dict[str, Any], paths: Paths) -> dict[str, Any]:
+    """The number of entries of the vocabulary in --vocab_path; InputError where there is none."""
+    return options | {"vocab_size": len(read_vocabulary(paths.get("vocab_path")))}
+
+
+def check_bigru(embed_size: int, options: dict[str, Any]) -> None:
+    """InputError for sizes that are no positive numbers."""
+    if "vocab_size" not in options:
+        raise InputError(f"a BiGRU needs the size of its vocabulary; {HOW}")
+    for name in ("vocab_size", "word_dim", "num_layers"):
+        if type(options[name]) is not int or options[name] < 1:
+            raise InputError(f"--{name} is {options[name]}, expected a whole number above 0")
