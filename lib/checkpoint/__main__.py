@@ -50,7 +50,7 @@ def main(argv=None) -> None:
     checkpoint = convert(args.source, args.target, args.to, paths)
     print(f"{args.source}: {checkpoint.description}")
     print(f"{args.target}: written in {'our format' if args.to == 'ours' else 'the released layout'}")
-    if args.to == "released" and checkpoint.optimizer:
+    if args.to != "ours" and checkpoint.optimizer:
         print("the state of the optimizer has no place in the released layout and was left out")
 
 

@@ -38,7 +38,7 @@ class Checkpoint:
     @property
     def description(self) -> str:
         """What it is, in a few words: "released ESL-A, region features, BERT, embed_size 512"."""
-        origin = f"{self.origin} " if self.origin != "ours" else ""
+        origin = "released " if self.origin != "ours" else ""
         return f"{origin}{describe(self.config)}, embed_size {self.config.embed_size}"
 
 

@@ -17,6 +17,8 @@ from lib.similarity.aggregators import AGGREGATIONS
 
 BERT_HEAD_SIZE = 64  # of every BERT release
 _BERT = "text_encoder.bert."
+_WORD_VECTORS, _GRU = "text_encoder.embed.weight", "text_encoder.gru."
+_EMBED_SIZES = {"bigru": (f"{_GRU}weight_hh_l0", 1), "bert": ("text_encoder.linear.weight", 0)}
 _BERT_SIZES = {
     "vocab_size": ("embeddings.word_embeddings.weight", 0),
     "hidden_size": ("embeddings.word_embeddings.weight", 1),
@@ -80,11 +82,14 @@ def derived_config(
         }
     else:
         images = {"img_dim": agreed("img_dim", weights.size("image_encoder.fc.weight", 1))}
-    image_encoder, embed_size = "grid" if grid else "regions", weights.size("text_encoder.linear.weight", 0)
-    agreed("embed_size", embed_size)
-    texts = derived_bert(weights, bert_config)
+    text = "bigru" if _WORD_VECTORS in weights.tensors else "bert"
+    embed_size = agreed("embed_size", weights.size(*_EMBED_SIZES[text]))
+    if text == "bigru":
+        texts = {name: agreed(name, found) for name, found in derived_bigru(weights).items()}
+    else:
+        texts = derived_bert(weights, bert_config)
     try:
-        return complete(ModelConfig(similarity, image_encoder, "bert", embed_size, head, images, texts))
+        return complete(ModelConfig(similarity, "grid" if grid else "regions", text, embed_size, head, images, texts))
     except (InputError, TypeError) as error:
         raise InputError(f"{weights.path}: {shown(error, 400)}") from None
 
@@ -107,6 +112,16 @@ def derived_bert(weights: Weights, bert_config: dict[str, Any] | None = None) ->
             "tell the number of attention heads; name the BERT folder whose config.json fits them with --bert_path"
         )
     return bert_values(BertConfig(**sizes, num_attention_heads=hidden // BERT_HEAD_SIZE))
+
+
+def derived_bigru(weights: Weights) -> dict[str, Any]:
+    """The sizes of a BiGRU and of its vocabulary."""
+    layers = {key for key in weights.tensors if key.startswith(f"{_GRU}weight_ih_l") and "_reverse" not in key}
+    return {
+        "vocab_size": weights.size(_WORD_VECTORS, 0),
+        "word_dim": weights.size(_WORD_VECTORS, 1),
+        "num_layers": len(layers),
+    }
 
 
 def _kernel_size(weights: Weights, stated: int | None) -> int:
