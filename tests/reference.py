@@ -319,6 +319,15 @@ def region_encoder(x: Tensor, parameters: dict[str, Tensor], training: bool) -> 
     return output.reshape(*x.shape[:-1], output.shape[-1]), statistics
 
 
+def bigru_encoder(ids: list[int], parameters: dict[str, Tensor]) -> Tensor:
+    """Fragments (W, D), not normalised, of one caption's ids (W): a loop over time steps, forwards and backwards."""
+    words = torch.stack([parameters["embed.weight"][number] for number in ids])  # (W, word_dim)
+    gru = {key.replace("rnn.", "gru."): value for key, value in parameters.items() if key.startswith("rnn.")}
+    forward = gru_direction(words, gru, "l0")  # (W, D)
+    backward = gru_direction(words.flip(0), gru, "l0_reverse").flip(0)  # (W, D)
+    return (forward + backward) / 2
+
+
 # -------------------------------------------------------------------------------------------------- loss and ranking
 
 

@@ -1,7 +1,7 @@
 """Figures that the papers and READMEs of the models report. None of them is measured here.
 
 Sources: ESL, Zhang et al., IEEE TCSVT 2023; VSE∞, Chen et al., CVPR 2021, and its README; CxC, Parekh et al., EACL
-2021. A model is named as `lib.model.describe` names it; its region features are those of BUTD.
+2021; the README of VSE∞'s BiGRU branch, which states R@1 and R@5 alone. A model is named as `lib.model.describe` names it; its region features are those of BUTD.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """Figures of one model under one protocol; `recalls` are R@1 R@5 R@10 of i2t, then of t2i, where they are known."""
+    """Figures of one model under one protocol, None where they are not known; `recalls` are R@1 R@5 R@10 of i2t, then
+    of t2i."""
 
     model: str
     protocol: str
-    rsum: float
-    recalls: tuple[float, ...] | None = None
+    rsum: float | None
+    recalls: tuple[float | None, ...] | None = None
 
 
 PUBLISHED = (
@@ -34,6 +35,10 @@ PUBLISHED = (
     Published("VSE∞, grid features (wsl), BERT", "Flickr30K 1K", 550.9),
     Published("VSE∞, grid features (wsl), BERT", "COCO 1K mean", 545.4),
     Published("VSE∞, grid features (wsl), BERT", "COCO 5K", 468.9),
+    Published("VSE∞, region features, BiGRU", "Flickr30K 1K", None, (76.5, 94.2, None, 56.4, 83.4, None)),
+    Published("VSE∞, region features, BiGRU", "COCO 1K mean", None, (78.5, 96.0, None, 61.7, 90.3, None)),
+    Published("VSE∞, grid features (detector), BiGRU", "Flickr30K 1K", None, (77.9, 93.7, None, 57.5, 83.4, None)),
+    Published("VSE∞, grid features (detector), BiGRU", "COCO 1K mean", None, (78.0, 95.8, None, 62.6, 90.6, None)),
 )
 
 PUBLISHED_CXC = {  # R@1
