@@ -1,4 +1,4 @@
-"""Time of encoding captions with the BiGRU beside its GRU alone, which gets packed vectors: `python -m benchmarks.bigru`.
+"""Time of the BiGRU encoder beside its GRU alone, which gets packed word vectors: `python -m benchmarks.bigru`.
 
 Both see the same captions, in turns, so that a busy machine slows both; forward in evaluation, forward and backward in
 training.

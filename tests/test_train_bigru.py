@@ -120,7 +120,7 @@ def test_word_vectors_fill_a_new_run_alone(root, tmp_path, capsys):
 def test_a_missing_vocabulary_and_one_of_another_size_are_one_clear_line(sample, root, run, tmp_path, capsys):
     arguments = helpers.train_arguments(sample, tmp_path / "run", *bigru())
     message = error_line(training_script.main, arguments, capsys)
-    assert message.startswith(f"{sample / 'vocab' / 'f30k_precomp_vocab.json'}: no such vocabulary file; --vocab_path")
+    assert message.startswith(f"{sample / 'vocab' / 'f30k_precomp_vocab.json'}: no such file; --vocab_path")
 
     small = prepare_vocab(root / "f30k", "f30k", tmp_path / "small.json", threshold=20)
     arguments = helpers.eval_arguments(root, run / "model_best.pth", "--vocab_path", small)

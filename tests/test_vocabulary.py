@@ -62,3 +62,8 @@ def test_a_missing_vocabulary_says_how_to_get_one():
     for path in (None, Path("nowhere/f30k_precomp_vocab.json")):
         with pytest.raises(InputError, match="--vocab_path names a vocabulary .*lib.tools.prepare vocab"):
             read_vocabulary(path)
+
+
+def test_a_folder_without_a_data_set_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is a folder here, where no data set says which file of it; --vocab_path"):
+        read_vocabulary(vocabulary_file(tmp_path, None, None))

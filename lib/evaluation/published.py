@@ -1,7 +1,8 @@
 """Figures that the papers and READMEs of the models report. None of them is measured here.
 
-Sources: ESL, Zhang et al., IEEE TCSVT 2023; VSE∞, Chen et al., CVPR 2021, and its README; CxC, Parekh et al., EACL
-2021; the README of VSE∞'s BiGRU branch, which states R@1 and R@5 alone. A model is named as `lib.model.describe` names it; its region features are those of BUTD.
+Sources: ESL, Zhang et al., IEEE TCSVT 2023; VSE∞, Chen et al., CVPR 2021, its README, and that of its BiGRU branch,
+which states R@1 and R@5 alone; CxC, Parekh et al., EACL 2021. A model is named as `lib.model.describe` names
+it; its region features are those of BUTD.
 """
 
 from __future__ import annotations
