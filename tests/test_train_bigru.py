@@ -18,6 +18,7 @@ import train as training_script
 from lib.checkpoint import convert
 from lib.evaluation.published import published
 from lib.tools import score
+from lib.tools.prepare.outputs import Target
 from lib.tools.prepare.vocab import prepare_vocab
 from tests import helpers
 from tests.helpers import content, error_line, grid_flags, run_differences
@@ -31,7 +32,7 @@ def root(sample, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("root")
     for name in ("f30k", "bert"):
         (root / name).symlink_to(sample / name)
-    prepare_vocab(root / "f30k", "f30k")
+    prepare_vocab(Target(root / "f30k", "f30k"))
     return root
 
 
@@ -122,7 +123,7 @@ def test_a_missing_vocabulary_and_one_of_another_size_are_one_clear_line(sample,
     message = error_line(training_script.main, arguments, capsys)
     assert message.startswith(f"{sample / 'vocab' / 'f30k_precomp_vocab.json'}: no such file; --vocab_path")
 
-    small = prepare_vocab(root / "f30k", "f30k", tmp_path / "small.json", threshold=20)
+    small = prepare_vocab(Target(root / "f30k", "f30k"), tmp_path / "small.json", threshold=20)
     arguments = helpers.eval_arguments(root, run / "model_best.pth", "--vocab_path", small)
     message = error_line(evaluation_script.main, arguments, capsys)
     assert re.match(r".*small.json: its words and <mask> are \d+ entries, but the model's embedding has \d+ rows; name "

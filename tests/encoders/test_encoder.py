@@ -15,7 +15,8 @@ from tests.helpers import BERT
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
-SMALL = {"regions": {"img_dim": 5}, "grid": {"backbone_source": "tiny", "input_scale_factor": 0.25}, "bert": BERT}
+SMALL = {"regions": {"img_dim": 5}, "grid": {"backbone_source": "tiny", "input_scale_factor": 0.25}, "bert": BERT,
+         "bigru": {"vocab_size": 10, "word_dim": 4}}  # fmt: skip
 
 
 @pytest.mark.parametrize("contract", [ImageEncoder, TextEncoder])
