@@ -16,7 +16,7 @@ __all__ = ["Checkpoint", "convert", "load_for", "load_model", "read_checkpoint",
 
 
 def read_checkpoint(path: str | Path, paths: dict[str, Any] | None = None) -> Checkpoint:
-    """Read a checkpoint of ours or a released ESL-H, ESL-A or VSE∞ file, told apart by its content.
+    """Read a checkpoint of ours or a released ESL-H, ESL-A or VSE∞ file (BERT or BiGRU), told apart by its content.
 
     `paths` are the files of this machine by their flags: paths["bert_path"] adds to a released file what shapes don't
     tell, the number of attention heads above all. Raises InputError for any other file; nothing in a file is executed.
@@ -46,7 +46,7 @@ def convert(source: str | Path, target: str | Path, to: str, paths: dict[str, An
     Weights stay the same bit for bit. Raises InputError unless `source` is complete.
     """
     if to not in FORMATS:
-        raise InputError(f"--to is '{to}', expected {' or '.join(FORMATS)}")
+        raise InputError(f"--to is '{to}', expected one of {', '.join(FORMATS)}")
     checkpoint = read_checkpoint(source, paths)
     check_complete(checkpoint)
     FORMATS[to].write(target, checkpoint)

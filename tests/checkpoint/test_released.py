@@ -348,14 +348,14 @@ def test_a_broken_bert_configuration_is_an_error_that_names_its_flag(write, bert
         read_checkpoint(write("esl_h"), {"bert_path": folder})
 
 
-def test_a_text_encoder_other_than_bert_is_refused(write):
+def test_a_text_encoder_that_no_released_model_has_is_refused(write):
     def recurrent(content):
         content["model"][1] = {
-            "module.embed.weight": torch.zeros(3, 3),
+            "module.words.weight": torch.zeros(3, 3),
             "module.gpool.linear.weight": torch.zeros(1, 32),
         }
 
-    assert "txt_enc: embed.weight" in refusal(write("vse_infty", recurrent))
+    assert "txt_enc: words.weight" in refusal(write("vse_infty", recurrent))
 
 
 def test_lists_of_state_dicts_of_other_projects_are_refused(write):
