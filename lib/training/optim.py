@@ -1,4 +1,6 @@
-"""Optimizers and the parameter groups that they get. A new one is a function, and a row of OPTIMIZERS."""
+"""Optimizers and the parameter groups that they get. A new one is a function, and a row of OPTIMIZERS.
+
+Groups bring their own learning rate and weight decay."""
 
 from __future__ import annotations
 
