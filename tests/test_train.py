@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,12 @@ import pytest
 import torch
 
 import train as script
-from lib.checkpoint import load_model, read_checkpoint
-from lib.datasets.captions import load_tokenizer
+from lib.alignment import KERNELS, Way
+from lib.checkpoint import convert, load_model, read_checkpoint, save_checkpoint
+from lib.datasets.tokenisers import load_tokenizer
+from lib.fragments import Tokens
+from lib.training import fit
+from lib.training.engine import Trainer
 from tests import helpers
 from tests.helpers import HEADS, content, error_line, run_differences, scalars, train, train_arguments
 
@@ -24,9 +30,18 @@ RELEASED_FLAGS = """
     workers log_step val_step resume reset_start_epoch max_violation img_dim embed_size kernel_size no_imgnorm
     no_txtnorm precomp_enc_type backbone_source backbone_path backbone_lr_factor vse_mean_warmup_epochs
     backbone_warmup_epochs embedding_warmup_epochs input_scale_factor similarity bert_path val_split seed accumulate
+    image_encoder text_encoder loss precision kernels score_memory device image_list
 """.split()
 pytestmark = pytest.mark.usefixtures("single_thread")
 STEPS = 5  # per epoch of the sample: 120 captions in batches of 24
+
+
+def bert_with(sample: Path, folder: Path, **changes) -> Path:
+    """A copy of the sample's BERT with other values in its configuration."""
+    shutil.copytree(sample / "bert", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +60,7 @@ def test_a_run_leaves_checkpoints_that_rebuild_the_model_and_a_log(runs, similar
     assert (latest.epoch, latest.step) == (2, 2 * STEPS)
     assert latest.optimizer is not None and best.optimizer is None
     assert latest.best_rsum == best.best_rsum > 0
-    assert latest.config.similarity == similarity and latest.config.img_dim == helpers.IMG_DIM
+    assert latest.config.similarity == similarity and latest.config.image_options == {"img_dim": helpers.IMG_DIM}
     for checkpoint in (latest, best):
         assert all(torch.isfinite(p).all() for p in load_model(checkpoint).parameters())
 
@@ -76,7 +91,8 @@ def test_the_log_has_a_line_every_log_step_and_at_the_end_of_an_epoch(esl_a):
     log = (esl_a / "log" / "train.log").read_text(encoding="utf-8")
     lines = re.findall(r"epoch (\d) step (\d)/5  loss [\d.]+ \(mean [\d.]+\)  lr 5\.0e-04  gradient [\d.]+  data", log)
     assert lines == [(epoch, step) for epoch in "01" for step in "245"]
-    assert "24 images, 120 captions   dev: 10 images, 50 captions" in log
+    assert "train: 24 images, 120 captions\n" in log and "dev: 10 images, 50 captions\n" in log
+    assert re.search(r"ESL-A, region features, BERT: [\d,]+ parameters, on cpu, 5 steps per epoch\n", log)
     assert log.count("f30k dev ") == 2 and "R@1" in log
     assert f"{content(esl_a / 'checkpoint.pth')['best_rsum']:.1f}" in log.splitlines()[-1]
 
@@ -90,24 +106,15 @@ def test_model_best_is_the_epoch_with_the_best_rsum(esl_a):
 
 def test_validating_within_an_epoch_is_logged_and_changes_no_weight(sample, esl_a, tmp_path):
     folder = train(sample, tmp_path / "run", "--val_step", 2)
-    assert [step for step, _ in scalars(folder / "log")["dev/rsum"]] == [
-        2,
-        4,
-        5,
-        6,
-        8,
-        10,
-    ]  # 10 once: both fall together
+    steps = [step for step, _ in scalars(folder / "log")["dev/rsum"]]
+    assert steps == [2, 4, 5, 6, 8, 10]  # 10 once: both fall together
     assert run_differences(folder / "checkpoint.pth", esl_a / "checkpoint.pth") == []
 
 
-def test_the_validation_split_can_be_named(sample, tmp_path):
-    folder = train(sample, tmp_path / "run", "--val_split", "test", "--num_epochs", 1)
-    assert "test/rsum" in scalars(folder / "log")
-
-
-def test_the_log_folder_can_be_named(sample, tmp_path):
-    train(sample, tmp_path / "run", "--logger_name", tmp_path / "elsewhere", "--num_epochs", 1)
+def test_the_validation_split_and_the_log_folder_can_be_named(sample, tmp_path):
+    flags = ("--val_split", "test", "--logger_name", tmp_path / "elsewhere", "--num_epochs", 1)
+    train(sample, tmp_path / "run", *flags, "--similarity", "vse_infty")
+    assert {name.split("/")[0] for name in scalars(tmp_path / "elsewhere")} == {"train", "test"}
     assert (tmp_path / "elsewhere" / "train.log").is_file() and not (tmp_path / "run" / "log").exists()
 
 
@@ -123,31 +130,47 @@ def test_two_runs_with_one_seed_write_identical_weights_with_0_and_2_workers(sam
 
 
 def test_another_seed_trains_another_model(sample, esl_a, tmp_path):
-    folder = train(sample, tmp_path / "run", "--seed", 1)
-    assert run_differences(folder / "checkpoint.pth", esl_a / "checkpoint.pth")
+    folder = train(sample, tmp_path / "run", "--seed", 1, "--num_epochs", 1)
+    losses = [[loss for _, loss in scalars(each / "log")["train/loss"]][:STEPS] for each in (folder, esl_a)]
+    assert all(one != other for one, other in zip(*losses, strict=True))
 
 
-@pytest.mark.parametrize("flags", [("--lr_update", 1), ("--optim", "sgd", "--similarity", "vse_infty")])
-def test_resuming_equals_never_having_stopped(sample, tmp_path, flags):
-    whole = train(sample, tmp_path / "whole", *flags)
-    train(sample, tmp_path / "parts", *flags, "--num_epochs", 1)
-    parts = train(sample, tmp_path / "parts", *flags, "--resume", tmp_path / "parts" / "checkpoint.pth")
+def in_parts(sample: Path, folder: Path, *flags) -> Path:
+    """A run of two epochs that stops after the first and is resumed."""
+    train(sample, folder, *flags, "--num_epochs", 1)
+    return train(sample, folder, *flags, "--resume", folder / "checkpoint.pth")
+
+
+def assert_same_run(parts: Path, whole: Path) -> None:
     for name in ("checkpoint.pth", "model_best.pth"):
         assert run_differences(parts / name, whole / name) == []
     assert content(parts / "checkpoint.pth")["step"] == 2 * STEPS
     assert not list(parts.glob("earlier_*"))
-    in_parts, in_whole = scalars(parts / "log"), scalars(whole / "log")
-    assert in_parts["train/loss"] == in_whole["train/loss"] and in_parts["dev/rsum"] == in_whole["dev/rsum"]
+    one, other = scalars(parts / "log"), scalars(whole / "log")
+    for name in ("train/loss", "train/lr", "train/gradient_norm", "dev/rsum"):
+        assert one[name] == other[name]
 
 
-def test_the_learning_rate_after_resuming_past_lr_update_is_a_tenth(sample, tmp_path):
-    train(sample, tmp_path / "first", "--num_epochs", 1)
-    train(sample, tmp_path / "second", "--lr_update", 1, "--resume", tmp_path / "first" / "checkpoint.pth")
+@pytest.mark.parametrize("similarity", HEADS)
+def test_resuming_equals_never_having_stopped(sample, runs, tmp_path, similarity):
+    parts = in_parts(sample, tmp_path / "parts", "--similarity", similarity)
+    assert_same_run(parts, runs(similarity))
+    assert "note:" not in (parts / "log" / "train.log").read_text(encoding="utf-8")
+
+
+def test_resuming_with_sgd_and_accumulated_batches_equals_never_having_stopped(sample, tmp_path):
+    flags = ("--optim", "sgd", "--accumulate", 3, "--lr_update", 1, "--similarity", "vse_infty")
+    assert_same_run(in_parts(sample, tmp_path / "parts", *flags), train(sample, tmp_path / "whole", *flags))
+
+
+def test_the_learning_rate_after_resuming_past_lr_update_is_a_tenth(sample, esl_a, tmp_path):
+    flags = ("--lr_update", 1, "--num_epochs", 3, "--resume", esl_a / "checkpoint.pth")
+    train(sample, tmp_path / "second", *flags)
     rates = dict(scalars(tmp_path / "second" / "log")["train/lr"])
-    assert list(rates) == list(range(STEPS + 1, 2 * STEPS + 1))
+    assert list(rates) == list(range(2 * STEPS + 1, 3 * STEPS + 1))
     assert all(rate == pytest.approx(5e-5) for rate in rates.values())
     groups = content(tmp_path / "second" / "checkpoint.pth")["optimizer"]["param_groups"]
-    assert {group["name"]: group["lr"] for group in groups} == pytest.approx({"head": 5e-5, "bert": 5e-6})
+    assert {group["name"]: group["lr"] for group in groups} == pytest.approx({"head": 5e-5, "text": 5e-6})
 
 
 def test_resuming_says_which_settings_differ(sample, esl_a, tmp_path):
@@ -166,10 +189,10 @@ def test_reset_start_epoch_takes_the_weights_alone(sample, esl_a, tmp_path):
             assert torch.allclose(now["model"][name], weight, atol=1e-6), name
 
 
-def test_a_second_run_into_the_same_folder_moves_the_earlier_checkpoints_aside(sample, tmp_path, capsys):
-    folder = train(sample, tmp_path / "run", "--num_epochs", 1)
+def test_a_second_run_into_the_same_folder_moves_the_earlier_checkpoints_aside(sample, esl_a, tmp_path, capsys):
+    folder = Path(shutil.copytree(esl_a, tmp_path / "run"))
     first = {name: (folder / name).read_bytes() for name in ("checkpoint.pth", "model_best.pth")}
-    train(sample, folder, "--num_epochs", 1, "--seed", 1)
+    train(sample, folder, "--num_epochs", 1)
     assert "earlier_1" in capsys.readouterr().err
     assert {name: (folder / "earlier_1" / name).read_bytes() for name in first} == first
     assert all((folder / name).read_bytes() != first[name] for name in first)
@@ -178,53 +201,124 @@ def test_a_second_run_into_the_same_folder_moves_the_earlier_checkpoints_aside(s
     assert sorted(path.name for path in folder.glob("earlier_*")) == ["earlier_1", "earlier_2"]
 
 
-def test_bad_input_leaves_the_checkpoints_of_an_earlier_run_in_place(sample, tmp_path, capsys):
-    folder = train(sample, tmp_path / "run", "--num_epochs", 1)
-    error_line(script.main, train_arguments(sample, folder, "--bert_path", tmp_path), capsys)
-    assert (folder / "checkpoint.pth").is_file() and not list(folder.glob("earlier_*"))
+def test_bad_input_leaves_the_checkpoints_of_an_earlier_run_in_place(sample, esl_a, tmp_path, capsys):
+    folder = Path(shutil.copytree(esl_a, tmp_path / "run"))
+    before = {path.name: path.read_bytes() for path in folder.glob("*.pth")}
+    for flags in (("--bert_path", tmp_path), ("--resume", esl_a / "checkpoint.pth", "--optim", "sgd")):
+        error_line(script.main, train_arguments(sample, folder, *flags), capsys)
+        assert {path.relative_to(folder).name: path.read_bytes() for path in folder.glob("**/*.pth")} == before
+        assert not list(folder.glob("earlier_*"))
 
 
 def test_a_finished_run_that_is_resumed_trains_nothing(sample, tmp_path, esl_a, capsys):
     train(sample, tmp_path / "run", "--resume", esl_a / "checkpoint.pth")
     output = capsys.readouterr().out
-    assert "nothing to train" in output and output.splitlines()[-1].endswith(
-        f"in the run of {esl_a / 'checkpoint.pth'}"
-    )
+    assert "nothing to train" in output
+    assert output.splitlines()[-1].endswith(f"in the run of {esl_a / 'checkpoint.pth'}")
     assert not (tmp_path / "run" / "checkpoint.pth").exists()
+
+
+def test_a_released_file_goes_on_with_the_bert_it_was_trained_with_and_no_other(sample, tmp_path, capsys):
+    bert = bert_with(sample, tmp_path / "bert", num_attention_heads=4)  # of 32; a released file doesn't say it
+    first, released = train(sample, tmp_path / "first", "--bert_path", bert, "--num_epochs", 1), tmp_path / "r.pth"
+    convert(first / "checkpoint.pth", released, "released", {"bert_path": bert})
+    flags = ("--resume", released, "--reset_start_epoch", "--num_epochs", 1, "--learning_rate", 1e-12)
+    now = content(train(sample, tmp_path / "second", *flags, "--bert_path", bert) / "checkpoint.pth")
+    assert now["config"]["text_options"]["num_attention_heads"] == 4 and (now["epoch"], now["step"]) == (1, STEPS)
+    for name, weight in content(first / "checkpoint.pth")["model"].items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.allclose(now["model"][name], weight, atol=1e-6), name
+
+    other = bert_with(sample, tmp_path / "other", intermediate_size=512)
+    message = error_line(script.main, train_arguments(sample, tmp_path / "third", *flags, "--bert_path", other), capsys)
+    assert message.startswith(str(released))
+    assert "BERT intermediate_size 256" in message and "BERT intermediate_size 512 was asked for" in message
+    assert not list((tmp_path / "third").glob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--val_split", "test"), "--val_split"),
+        (("--data_path", "{copy}"), "--data_path"),
+        (("--data_path", "{relative}"), None),
+        (("--data_path", "{link}"), None),
+    ],
+)
+def test_the_best_rsum_counts_on_the_data_it_was_measured_on_alone(sample, esl_a, tmp_path, monkeypatch, flags, said):
+    helpers.copy_precomp(sample, tmp_path)
+    (tmp_path / "link").symlink_to(sample / "f30k")
+    places = {"copy": tmp_path / "f30k", "relative": os.path.relpath(sample / "f30k"), "link": tmp_path / "link"}
+    kept = []
+    monkeypatch.setattr(script, "fit", lambda trainer, loader, run, validate: kept.append(run.best_rsum))
+    flags = [flag.format(**places) for flag in flags]
+    train(sample, tmp_path / "run", "--resume", esl_a / "checkpoint.pth", "--num_epochs", 3, *flags)
+    before = content(esl_a / "checkpoint.pth")["best_rsum"]
+    assert before > 0 and kept == [-1.0 if said else before]
+    log = (tmp_path / "run" / "log" / "train.log").read_text(encoding="utf-8")
+    assert log.count("note: ") == (1 if said else 0) == log.count(f"note: {said} changed, so the best RSUM starts anew")
 
 
 # ---- the recipe ----
 
 
-def test_each_epoch_gets_its_learning_rate_negatives_and_fixed_blocks(sample, tmp_path, monkeypatch):
-    seen = []
+@pytest.fixture
+def assembled(sample, tmp_path, monkeypatch):
+    """`assembled(*flags)` is the trainer that train.py would train with these flags."""
 
-    def record(runner, loader, optimizer, recipe, epoch, step, *_):
-        rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-        seen.append((epoch, recipe.hardest, runner.model.image_encoder.backbone.fixed_blocks, rates))
-        return step + STEPS
+    def assemble(*flags) -> Trainer:
+        found = []
+        monkeypatch.setattr(script, "fit", lambda trainer, *_: found.append(trainer))
+        train(sample, tmp_path / "run", *flags)
+        return found[0]
 
-    monkeypatch.setattr(script, "train_one_epoch", record)
+    return assemble
+
+
+def test_each_epoch_gets_its_learning_rate_negatives_and_fixed_blocks(assembled):
     flags = helpers.grid_flags("--num_epochs", 6, "--embedding_warmup_epochs", 1, "--backbone_warmup_epochs", 1)
-    train(
-        sample, tmp_path / "run", *flags, "--vse_mean_warmup_epochs", 2, "--lr_update", 4, "--backbone_lr_factor", 0.5
-    )
-    assert [epoch for epoch, *_ in seen] == [0, 1, 2, 3, 4, 5]
-    assert [hardest for _, hardest, *_ in seen] == [False, False, True, True, True, True]
-    assert [blocks for _, _, blocks, _ in seen] == [4, 3, 2, 1, 0, 0]
-    for epoch, *_, rates in seen:
-        tenth = 0.1 if epoch >= 4 else 1
-        assert rates == pytest.approx({"head": 5e-4 * tenth, "bert": 5e-5 * tenth, "backbone": 2.5e-4 * tenth})
+    rates = ("--lr_update", 4, "--backbone_lr_factor", 0.5)
+    trainer = assembled(*flags, "--vse_mean_warmup_epochs", 2, *rates)
+    phases = [trainer.schedule.at(epoch, 1, STEPS) for epoch in range(6)]
+    assert [phase.hardest for phase in phases] == [False, False, True, True, True, True]
+    assert [phase.fixed_blocks for phase in phases] == [4, 3, 2, 1, 0, 0]
+    assert [phase.learning_rate for phase in phases] == [1, 1, 1, 1, 0.1, 0.1]
+    assert [phase.loss_scale for phase in phases] == [1, 0.2, 1, 1, 1, 1]
+    rates = {group["name"]: group["base_lr"] for group in trainer.optimizer.param_groups}
+    assert rates == pytest.approx({"head": 5e-4, "text": 5e-5, "backbone": 2.5e-4})
 
 
-def test_accumulated_batches_train_as_whole_ones_do(sample, tmp_path, monkeypatch):
-    bert = tmp_path / "bert"
-    bert.mkdir()
-    for file in (sample / "bert").iterdir():
-        (bert / file.name).write_bytes(file.read_bytes())
-    config = json.loads((bert / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (bert / "config.json").write_text(json.dumps(config))
+def test_region_features_know_no_warm_up_of_a_backbone(assembled):
+    trainer = assembled("--embedding_warmup_epochs", 2, "--backbone_warmup_epochs", 1, "--max_violation")
+    phases = [trainer.schedule.at(epoch, 0, STEPS) for epoch in range(4)]
+    assert all(phase == (1.0, True, 1.0, 0) for phase in phases)
+
+
+def test_flags_of_a_step_reach_the_trainer_and_kernels_and_scoring_memory_the_head(assembled):
+    flags = ("--grad_clip", 0.5, "--accumulate", 4, "--seed", 9, "--precision", "bf16", "--margin", 0.7)
+    trainer = assembled(*flags, "--kernels", "torch", "--score_memory", 3)
+    assert (trainer.grad_clip, trainer.accumulate, trainer.seed) == (0.5, 4, 9)
+    assert trainer.runner.precision == "bf16" and trainer.criterion.margin == 0.7
+    assert trainer.runner.model.similarity.way == Way("torch", 3 << 20)  # in bytes
+    trainer = assembled()
+    assert (trainer.grad_clip, trainer.accumulate, trainer.seed) == (2.0, 1, 0)
+    assert trainer.runner.precision == "float32" and trainer.criterion.margin == 0.2
+    assert trainer.runner.model.similarity.way == Way("auto", None)
+
+
+def test_every_choice_of_kernels_trains_to_the_same_losses_and_gradients(sample, tmp_path):
+    flags = ("--num_epochs", 1, "--batch_size", 60)
+    events = {
+        kernels: scalars(train(sample, tmp_path / kernels, *flags, "--kernels", kernels) / "log") for kernels in KERNELS
+    }
+    for kernels in KERNELS[1:]:
+        for name in ("train/loss", "train/gradient_norm"):
+            found, expected = ([value for _, value in events[each][name]] for each in (kernels, KERNELS[0]))
+            np.testing.assert_allclose(found, expected, rtol=1e-4, err_msg=f"{kernels}: {name}")
+
+
+def test_accumulated_batches_train_as_whole_ones_do(sample, tmp_path):
+    bert = bert_with(sample, tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     flags = ("--bert_path", bert, "--num_epochs", 1)
     losses = [
         [value for _, value in scalars(train(sample, tmp_path / name, *flags, *more) / "log")["train/loss"]]
@@ -241,16 +335,16 @@ def test_grid_training_from_raw_images_repeats_and_resumes_with_0_and_2_workers(
     parts = train(sample, tmp_path / "parts", *flags, "--workers", 2, *resume)
     assert run_differences(parts / "checkpoint.pth", whole / "checkpoint.pth") == []
     groups = content(whole / "checkpoint.pth")["optimizer"]["param_groups"]
-    expected = {"head": 5e-5, "bert": 5e-6, "backbone": 5e-7}
+    expected = {"head": 5e-5, "text": 5e-6, "backbone": 5e-7}
     assert {group["name"]: group["lr"] for group in groups} == pytest.approx(expected)
 
 
 def test_the_backbone_is_frozen_during_embedding_warm_up_and_trains_afterwards(sample, tmp_path):
-    models = []
-    for epochs in (1, 2):
-        flags = helpers.grid_flags("--num_epochs", epochs, "--embedding_warmup_epochs", 1, "--backbone_lr_factor", 1)
-        folder = train(sample, tmp_path / str(epochs), *flags, "--backbone_warmup_epochs", 1)
-        models.append(content(folder / "checkpoint.pth")["model"])
+    flags = helpers.grid_flags("--embedding_warmup_epochs", 1, "--backbone_warmup_epochs", 1, "--backbone_lr_factor", 1)
+    file, models = tmp_path / "run" / "checkpoint.pth", []
+    for more in (("--num_epochs", 1), ("--num_epochs", 2, "--resume", file)):
+        train(sample, tmp_path / "run", *flags, *more)
+        models.append(content(file)["model"])
     changed = {
         part: any(not torch.equal(models[0][name], models[1][name]) for name in models[0] if f"backbone.{part}" in name)
         for part in ("conv1", "layer3", "layer4")
@@ -350,7 +444,7 @@ def test_broken_data_is_one_line_that_names_file_and_number(sample, tmp_path, ca
 BAD_FLAGS = {
     "embed_size below 256": (["--embed_size", 255], ["--embed_size is 255", "256"]),
     "kernel_size too large": (["--kernel_size", 3], ["--kernel_size", "6561"]),
-    "unknown data set": (["--data_name", "flickr"], ["--data_name", "flickr", "coco", "f30k"]),
+    "data set that is no name": (["--data_name", "../f30k"], ["--data_name", "../f30k", "coco", "f30k", "plain name"]),
     "unknown split": (["--val_split", "val"], ["'val'", "dev", "test"]),
     "unknown head": (["--similarity", "clip"], ["--similarity", "clip", "esl_a"]),
     "number that is none": (["--batch_size", "many"], ["--batch_size", "many"]),
@@ -393,26 +487,31 @@ BAD_FLAGS = {
 }
 
 
+def grid_arguments(sample: Path, folder: Path, *flags) -> list[str]:
+    """`train_arguments` without the size of region features, of which a grid model says that it has no effect."""
+    arguments = train_arguments(sample, folder, *flags)
+    place = arguments.index("--img_dim")
+    return arguments[:place] + arguments[place + 2 :]
+
+
 @pytest.mark.parametrize("case", BAD_FLAGS)
 def test_bad_flags_are_one_line_that_names_them(sample, esl_a, tmp_path, capsys, monkeypatch, case):
-    monkeypatch.setattr(script, "train_one_epoch", lambda *_: pytest.fail("training started"))
+    monkeypatch.setattr(script, "fit", lambda *_: pytest.fail("training started"))
     flags, expected = BAD_FLAGS[case]
     (tmp_path / "file").write_text("nowhere.jpg\n")
     if case == "no raw images":
         helpers.copy_precomp(sample, tmp_path)
     places = {"tmp": tmp_path, "run": esl_a}
     flags = [str(flag).format(**places) for flag in flags]
-    message = error_line(script.main, train_arguments(sample, tmp_path / "run", *flags), capsys)
+    arguments_of = grid_arguments if "--precomp_enc_type" in flags else train_arguments
+    message = error_line(script.main, arguments_of(sample, tmp_path / "run", *flags), capsys)
     for part in expected:
         assert part.format(**places) in message
     assert not list((tmp_path / "run").glob("*.pth"))
 
 
 def test_a_tokenizer_of_another_model_is_refused(sample, tmp_path, capsys):
-    bert = tmp_path / "bert"
-    bert.mkdir()
-    for file in (sample / "bert").iterdir():
-        (bert / file.name).write_bytes(file.read_bytes())
+    bert = bert_with(sample, tmp_path / "bert")
     tokenizer = json.loads((bert / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     size = len(vocabulary)
@@ -432,17 +531,25 @@ def test_a_missing_raw_image_is_found_before_training_and_named(sample, tmp_path
     (tmp_path / "f30k" / "id_mapping.json").unlink()
     image_id = (sample / "f30k/precomp/train_ids.txt").read_text().split()[4]
     (tmp_path / "f30k" / "id_mapping.json").write_text(json.dumps(mapping | {image_id: "gone.jpg"}))
-    arguments = train_arguments(tmp_path, tmp_path / "run", *helpers.grid_flags("--bert_path", sample / "bert"))
+    arguments = grid_arguments(tmp_path, tmp_path / "run", *helpers.grid_flags("--bert_path", sample / "bert"))
     assert "gone.jpg" in error_line(script.main, arguments, capsys)
 
 
-def test_captions_beyond_berts_positions_are_cut_with_one_warning(sample, tmp_path, capsys):
+def test_captions_beyond_berts_positions_are_cut_with_one_warning(sample, tmp_path, capsys, monkeypatch):
     precomp = helpers.copy_precomp(sample, tmp_path)
     for number in (2, 5):
         change_line(precomp / "train_caps.txt", number, "a red circle " * 300)
-    train(tmp_path, tmp_path / "run", "--bert_path", sample / "bert", "--num_epochs", 1, "--similarity", "vse_infty")
+    found = []
+    monkeypatch.setattr(script, "fit", lambda trainer, loader, *_: found.append((trainer, loader)))
+    train(tmp_path, tmp_path / "run", "--bert_path", sample / "bert", "--batch_size", 120)
     stderr = capsys.readouterr().err
     assert stderr.count("warning") == 1 and "2 of 120 captions cut to 512" in stderr
+    ((trainer, loader),) = found
+    captions = next(iter(loader)).captions
+    longest = captions.lengths.topk(2).indices
+    assert 400 < int(captions.lengths.max()) <= 512  # the noise of training removes some words
+    encoded = trainer.runner.encode_captions(Tokens(captions.ids[longest], captions.lengths[longest]))
+    assert encoded.features.isfinite().all()
 
 
 def test_bad_input_is_one_line_and_code_2_in_a_process_of_its_own(sample, tmp_path):
@@ -480,14 +587,12 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_earlier_o
 
 
 def test_a_crash_between_the_two_files_loses_neither_the_epoch_nor_the_best_model(sample, esl_a, tmp_path, monkeypatch):
-    save_checkpoint = script.save_checkpoint
-
     def crash(path, *arguments, **state):
         if path.name == "checkpoint.pth" and state["epoch"] == 2:
             raise MemoryError
         save_checkpoint(path, *arguments, **state)
 
-    monkeypatch.setattr(script, "save_checkpoint", crash)
+    monkeypatch.setattr(fit, "save_checkpoint", crash)
     with pytest.raises(MemoryError):
         train(sample, tmp_path / "run")
     monkeypatch.undo()
@@ -497,16 +602,16 @@ def test_a_crash_between_the_two_files_loses_neither_the_epoch_nor_the_best_mode
 
 
 def test_a_crash_in_the_middle_of_an_epoch_leaves_a_checkpoint_to_go_on_from(sample, esl_a, tmp_path, monkeypatch):
-    train_one_epoch = script.train_one_epoch
+    train_epoch = Trainer.train_epoch
 
-    def crash(*arguments):
+    def crash(trainer, loader, epoch, step, log, after_step):
         def stop(step: int) -> None:
             if step == STEPS + 2:
                 raise MemoryError
 
-        return train_one_epoch(*arguments[:-1], stop)
+        return train_epoch(trainer, loader, epoch, step, log, stop)
 
-    monkeypatch.setattr(script, "train_one_epoch", crash)
+    monkeypatch.setattr(Trainer, "train_epoch", crash)
     with pytest.raises(MemoryError):
         train(sample, tmp_path / "run")
     monkeypatch.undo()
@@ -514,10 +619,34 @@ def test_a_crash_in_the_middle_of_an_epoch_leaves_a_checkpoint_to_go_on_from(sam
     assert run_differences(tmp_path / "run" / "checkpoint.pth", esl_a / "checkpoint.pth") == []
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_written(sample, tmp_path, capsys):
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_written(sample, tmp_path, capsys, monkeypatch):
+    step = Trainer.step
+
+    def diverge(trainer, batch, phase):
+        diverged = phase.learning_rate < 1  # in the second epoch
+        return (math.nan, 1.0) if diverged else step(trainer, batch, phase)
+
+    written, flags = {}, ("--lr_update", 1, "--similarity", "vse_infty")
+    folder = tmp_path / "run"
+
+    def remember(*arguments, **state):
+        save_checkpoint(*arguments, **state)
+        written.update({path.name: path.read_bytes() for path in folder.glob("*.pth")})
+
+    monkeypatch.setattr(Trainer, "step", diverge)
+    monkeypatch.setattr(fit, "save_checkpoint", remember)
+    message = error_line(script.main, train_arguments(sample, folder, *flags), capsys)
+    assert "the loss is nan at epoch 1, step 0" in message and "--learning_rate" in message
+    assert set(written) == {"checkpoint.pth", "model_best.pth"}
+    assert {path.name: path.read_bytes() for path in folder.glob("**/*.pth")} == written
+    assert read_checkpoint(folder / "checkpoint.pth").epoch == 1
+
+
+def test_a_learning_rate_far_too_large_stops_with_advice_and_leaves_no_checkpoint(sample, tmp_path, capsys):
     flags = ("--learning_rate", 1e30, "--grad_clip", 0, "--similarity", "vse_infty")
     message = error_line(script.main, train_arguments(sample, tmp_path / "run", *flags), capsys)
-    assert "the loss is nan" in message and "--learning_rate" in message
+    assert "the loss is nan" in message and "lower --learning_rate or --grad_clip" in message
+    assert not list((tmp_path / "run").glob("**/*.pth"))
 
 
 # ---- the command line ----

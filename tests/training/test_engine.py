@@ -1,8 +1,9 @@
-"""A training step against plain autograd, accumulated batches, an epoch, the scores of a split, peak memory."""
+"""A training step against plain autograd, accumulated batches, bfloat16, an epoch, random draws, peak memory."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import os
 import subprocess
@@ -11,27 +12,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from lib.datasets.loaders import RegionTrainSet, TrainBatch, train_loader
+from lib.datasets.loaders import TrainBatch, train_loader
 from lib.errors import InputError
 from lib.fragments import Fragments
 from lib.model import build_model
 from lib.parallel import Runner
-from lib.training import engine
-from lib.training.engine import Recipe, score_split, seed_epoch, train_one_epoch, train_step
-from lib.training.losses import hinge_triplet_loss
-from lib.training.optim import build_optimizer
-from lib.training.tracking import Tracker
+from lib.training import engine, tracking
+from lib.training.engine import Trainer
+from lib.training.losses import HingeTriplet
+from lib.training.optim import OPTIMIZERS, build_optimizer
+from lib.training.schedule import Phase, Schedule
+from lib.training.tracking import EpochLog, Tracker
 from tests.helpers import HEADS, IMG_DIM, open_sample, scalars, small_batch, small_config, threads
 
 CPU = torch.device("cpu")
+HARDEST, ALL = (Phase(1.0, hardest, 1.0, 0) for hardest in (True, False))  # negatives that count
 pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def model_and_batch(similarity: str = "esl_a", grid: bool = False, dropout: float = 0.1):
     model = build_model(small_config(similarity, grid, dropout)).train()
-    images, token_ids = small_batch(grid)
-    return model, TrainBatch(images, token_ids, torch.arange(len(token_ids)))
+    images, captions = small_batch(grid)
+    return model, TrainBatch(images, captions, torch.arange(captions.count))
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -40,12 +44,29 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 def frozen_optimizer(model) -> torch.optim.Optimizer:
     """An optimizer that changes nothing, so that the gradients of a step can be looked at."""
-    return torch.optim.SGD(model.parameters(), lr=0.0)
+    return torch.optim.SGD([{"params": list(model.parameters()), "base_lr": 0.0}], lr=0.0)
 
 
-def step_gradients(model, batch, recipe: Recipe, scale: float = 1.0):
-    loss, norm = train_step(Runner(model, [CPU]), batch, frozen_optimizer(model), recipe, scale)
+def trainer_of(model, optimizer=None, margin: float = 0.2, precision: str = "float32", **settings) -> Trainer:
+    runner = Runner(model, [CPU], precision)
+    return Trainer(runner, HingeTriplet(margin), optimizer or frozen_optimizer(model), Schedule(), **settings)
+
+
+def step_gradients(model, batch, phase: Phase, **settings):
+    """Loss, gradient norm and gradients of a step that changes no weight."""
+    loss, norm = trainer_of(model, **settings).step(batch, phase)
     return loss, norm, gradients(model)
+
+
+def length(tensors: dict[str, torch.Tensor]) -> float:
+    """The norm over all tensors."""
+    return math.sqrt(sum(float(x.double().square().sum()) for x in tensors.values()))
+
+
+def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """The norm of the difference over all tensors, relative to that of `expected`."""
+    assert found.keys() == expected.keys()
+    return length({name: found[name] - gradient for name, gradient in expected.items()}) / length(expected)
 
 
 def assert_gradients_equal(found: dict, expected: dict, tolerance: float) -> None:
@@ -57,86 +78,112 @@ def assert_gradients_equal(found: dict, expected: dict, tolerance: float) -> Non
         assert (found[name] - gradient).abs().max() <= tolerance * scale, name
 
 
+def keep_all_cells(model, monkeypatch) -> None:
+    """Let a grid encoder in training mode drop no cell."""
+
+    def keep(images, cells, device=None):
+        return torch.ones(images, cells, dtype=torch.bool)
+
+    monkeypatch.setattr(model.image_encoder, "cell_mask", keep, raising=False)
+
+
 # ---- one step ----
 
 
-@pytest.mark.parametrize("optim", ["adam", "sgd"])
+@pytest.mark.parametrize("optim", OPTIMIZERS)
 @pytest.mark.parametrize("grid", [False, True])
 @pytest.mark.parametrize("similarity", HEADS)
 def test_one_step_equals_plain_autograd(similarity, grid, optim):
     model, batch = model_and_batch(similarity, grid)
-    plain = copy.deepcopy(model)
+    plain, loss_of = copy.deepcopy(model), HingeTriplet(0.2)
     torch.manual_seed(5)
-    found, norm = train_step(Runner(model, [CPU]), batch, build_optimizer(model, optim, 1e-3), Recipe(hardest=False))
+    found, norm = trainer_of(model, build_optimizer(model, loss_of, optim, 1e-3)).step(batch, ALL)
     torch.manual_seed(5)
-    optimizer = build_optimizer(plain, optim, 1e-3)
-    loss = hinge_triplet_loss(plain(batch.images, batch.captions), 0.2, hardest=False)
+    optimizer = build_optimizer(plain, loss_of, optim, 1e-3)
+    loss = loss_of(plain(batch.images, batch.captions), hardest=False)
     loss.backward()
-    total = math.sqrt(sum(float(g.double().square().sum()) for g in gradients(plain).values()))
+    total = length(gradients(plain))
     for parameter in plain.parameters():
         if parameter.grad is not None:
             parameter.grad *= min(1.0, 2.0 / (total + 1e-6))
     optimizer.step()
-    assert found == pytest.approx(float(loss), rel=1e-6) and norm == pytest.approx(total, rel=1e-4)  # summed in float32
+    assert found == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert norm == pytest.approx(total, rel=1e-4)  # summed in float32
     for (name, value), expected in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_the_hardest_negatives_and_the_margin_reach_the_loss():
     model, batch = model_and_batch(dropout=0.0)
-    scores = model(batch.images, batch.captions)
-    for hardest, margin in ((True, 0.2), (False, 0.2), (True, 0.5)):
-        loss, *_ = step_gradients(model, batch, Recipe(margin=margin, hardest=hardest))
-        assert loss == pytest.approx(float(hinge_triplet_loss(scores, margin, hardest)), rel=1e-5)
+    scores = model(batch.images, batch.captions).detach()
+    for phase, margin in ((HARDEST, 0.2), (ALL, 0.2), (HARDEST, 0.5)):
+        loss, *_ = step_gradients(model, batch, phase, margin=margin)
+        assert loss == pytest.approx(float(HingeTriplet(margin)(scores, phase.hardest)), rel=1e-5)
 
 
 @pytest.mark.parametrize("limit", [2.0, 1e-3, 0.0])
 def test_gradients_are_clipped_to_the_limit_over_all_parameters_and_0_means_no_limit(limit):
     model, batch = model_and_batch()
-    _, norm, found = step_gradients(model, batch, Recipe(grad_clip=limit))
-    after = math.sqrt(sum(float(g.square().sum()) for g in found.values()))
+    _, norm, found = step_gradients(model, batch, HARDEST, grad_clip=limit)
     assert norm > 2.0
-    assert after == pytest.approx(limit or norm, rel=1e-4)
+    assert length(found) == pytest.approx(limit or norm, rel=1e-4)
 
 
 def test_the_scale_weighs_the_gradients_but_not_the_reported_loss():
     model, batch = model_and_batch(dropout=0.0)
-    loss, norm, whole = step_gradients(model, batch, Recipe(grad_clip=0.0))
-    scaled_loss, scaled_norm, quarter = step_gradients(model, batch, Recipe(grad_clip=0.0), scale=0.25)
+    loss, norm, whole = step_gradients(model, batch, HARDEST, grad_clip=0.0)
+    scaled_loss, scaled_norm, quarter = step_gradients(model, batch, HARDEST._replace(loss_scale=0.25), grad_clip=0.0)
     assert scaled_loss == loss and scaled_norm == pytest.approx(norm / 4, rel=1e-5)
     assert_gradients_equal(quarter, {name: g / 4 for name, g in whole.items()}, 1e-5)
+
+
+def test_a_step_is_taken_at_its_phases_share_of_every_groups_rate():
+    model, batch = model_and_batch("vse_infty", grid=True)
+    optimizer = build_optimizer(model, HingeTriplet(), "adam", 1e-3, 0.02)
+    trainer = trainer_of(model, optimizer)
+    for factor in (0.5, 0.5, 1.0):
+        trainer.step(batch, HARDEST._replace(learning_rate=factor))
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [1e-3 * factor, 1e-4 * factor, 2e-5 * factor]
+        )
 
 
 def test_gradients_that_are_no_numbers_change_no_weight():
     model, batch = model_and_batch(dropout=0.0)
     before = copy.deepcopy(model.state_dict())
     batch.images.features[0, 0, 0] = torch.nan
-    optimizer = build_optimizer(model, "adam", 1e-3)
-    loss, norm = train_step(Runner(model, [CPU]), batch, optimizer, Recipe())
+    loss, norm = trainer_of(model, build_optimizer(model, HingeTriplet(), "adam", 1e-3)).step(batch, HARDEST)
     assert math.isnan(loss) and math.isnan(norm)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]), name
 
 
-def test_bf16_trains_close_to_float32_with_float32_weights():
-    model, batch = model_and_batch(dropout=0.0)
-    exact, _, expected = step_gradients(model, batch, Recipe(hardest=False))
-    rough, _, found = step_gradients(model, batch, Recipe(hardest=False, precision="bf16"))
-    assert rough == pytest.approx(exact, rel=0.02) and rough != exact
-    assert all(g.dtype == torch.float32 for g in found.values())
-    both = (torch.cat([g.flatten() for g in each.values()]) for each in (expected, found))
-    assert torch.nn.functional.cosine_similarity(*both, dim=0) > 0.98
+def test_the_parameters_of_a_loss_are_trained_with_the_models():
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, scores, hardest=True):
+            return self.weight * HingeTriplet()(scores, hardest)
+
+    model, batch = model_and_batch("vse_infty")
+    loss = Weighted()
+    optimizer = build_optimizer(model, loss, "sgd", 1e-3)
+    Trainer(Runner(model, [CPU]), loss, optimizer, Schedule(), grad_clip=0.0).step(batch, HARDEST)
+    assert float(loss.weight.detach()) == pytest.approx(1 - 1e-3 * float(loss.weight.grad), rel=1e-6)
+    assert float(loss.weight.grad) > 0.1
 
 
 def test_a_step_repeats_bit_by_bit_on_two_threads():
     model = build_model(small_config())
-    images, token_ids = small_batch(count=40, words=20)
-    batch, results = TrainBatch(images, token_ids, torch.arange(40)), []
+    images, captions = small_batch(count=40, words=20)
+    batch, results = TrainBatch(images, captions, torch.arange(40)), []
     with threads(2):
         for _ in range(2):
-            seed_epoch(0, 0)
-            loss, norm, found = step_gradients(copy.deepcopy(model).train(), batch, Recipe(hardest=False))
-            results.append((loss, norm, found))
+            trainer = trainer_of(copy.deepcopy(model).train())
+            trainer.seed_epoch(0)
+            results.append((*trainer.step(batch, ALL), gradients(trainer.runner.model)))
     assert results[0][:2] == results[1][:2]
     assert all(torch.equal(g, results[1][2][name]) for name, g in results[0][2].items())
 
@@ -144,26 +191,26 @@ def test_a_step_repeats_bit_by_bit_on_two_threads():
 # ---- accumulated batches ----
 
 
-@pytest.mark.parametrize("pieces", [2, 3, 7, 50])
 @pytest.mark.parametrize("grid", [False, True])
-def test_accumulation_gives_the_gradients_of_the_whole_batch(grid, pieces, monkeypatch):
+def test_accumulation_gives_the_gradients_of_the_whole_batch(grid, monkeypatch):
     model, batch = model_and_batch(grid=grid, dropout=0.0)
     if grid:
-        keep_all = lambda images, cells, device=None: torch.ones(images, cells, dtype=torch.bool)  # noqa: E731
-        monkeypatch.setattr(model.image_encoder, "cell_mask", keep_all)
-    whole = step_gradients(model, batch, Recipe(hardest=False))
-    chunks = step_gradients(model, batch, Recipe(hardest=False, accumulate=pieces))
-    assert chunks[0] == pytest.approx(whole[0], rel=1e-6)
-    length = math.sqrt(sum(float(g.square().sum()) for g in whole[2].values()))  # clipped to 2
-    for name, gradient in whole[2].items():
-        # Convolutions round otherwise in batches of another size, and otherwise on each processor.
-        assert (chunks[2][name] - gradient).abs().max() <= 1e-5 * length, name
+        keep_all_cells(model, monkeypatch)
+    whole = step_gradients(model, batch, ALL)
+    limit = 1e-5 * length(whole[2])  # which is clipped to 2
+    for pieces in (2, 3, 7, 50):
+        chunks = step_gradients(model, batch, ALL, accumulate=pieces)
+        assert chunks[0] == pytest.approx(whole[0], rel=1e-6)
+        for name, gradient in whole[2].items():
+            # Convolutions round otherwise in batches of another size, and otherwise on each processor.
+            assert (chunks[2][name] - gradient).abs().max() <= limit, (pieces, name)
 
     model.double()  # without the noise of float32, and without clipping: relative to each gradient
     batch = batch._replace(images=batch.images.to(torch.float64))
-    whole = step_gradients(model, batch, Recipe(grad_clip=0.0, hardest=False))
-    chunks = step_gradients(model, batch, Recipe(grad_clip=0.0, hardest=False, accumulate=pieces))
-    assert_gradients_equal(chunks[2], whole[2], 1e-6 if grid else 1e-10)  # the backbone hands on float32
+    whole = step_gradients(model, batch, ALL, grad_clip=0.0)
+    for pieces in (2, 3, 7):
+        chunks = step_gradients(model, batch, ALL, grad_clip=0.0, accumulate=pieces)
+        assert_gradients_equal(chunks[2], whole[2], 1e-6 if grid else 1e-10)  # the backbone hands on float32
 
 
 @pytest.mark.parametrize("similarity", HEADS)
@@ -172,16 +219,16 @@ def test_accumulation_with_dropout_equals_autograd_through_the_same_chunks(simil
     model, batch = model_and_batch(similarity, grid)
     plain = copy.deepcopy(model)
     torch.manual_seed(3)
-    loss, _, found = step_gradients(model, batch, Recipe(grad_clip=0.0, accumulate=3))
+    loss, _, found = step_gradients(model, batch, HARDEST, grad_clip=0.0, accumulate=3)
     state = torch.get_rng_state()
 
     torch.manual_seed(3)
-    captions = [plain.text_encoder(part) for part in batch.captions.chunk(3)]
     images = [plain.image_encoder(part) for part in (batch.images.chunk(3) if grid else [batch.images])]
+    captions = [plain.text_encoder(part) for part in batch.captions.chunk(3)]
     images, captions = (Fragments(*map(torch.cat, zip(*parts, strict=True))) for parts in (images, captions))
-    expected = hinge_triplet_loss(plain.score(images, captions), 0.2, hardest=True)
+    expected = HingeTriplet(0.2)(plain.similarity(images, captions), hardest=True)
     expected.backward()
-    assert loss == pytest.approx(float(expected), rel=1e-6)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
     assert_gradients_equal(found, gradients(plain), 1e-5)
     assert torch.equal(state, torch.get_rng_state())  # the draws that follow are those of a step without re-encoding
     for (name, value), other in zip(model.named_buffers(), plain.buffers(), strict=True):
@@ -190,7 +237,7 @@ def test_accumulation_with_dropout_equals_autograd_through_the_same_chunks(simil
 
 def test_encoding_again_repeats_the_same_random_draws(monkeypatch):
     model, batch = model_and_batch(grid=True)
-    runner, outputs = Runner(model, [CPU]), {"encode_images": [], "encode_captions": []}
+    trainer, outputs = trainer_of(model, accumulate=3), {"encode_images": [], "encode_captions": []}
 
     def recording(encode, seen):
         def record(part):
@@ -201,10 +248,10 @@ def test_encoding_again_repeats_the_same_random_draws(monkeypatch):
         return record
 
     for name, seen in outputs.items():
-        monkeypatch.setattr(runner, name, recording(getattr(runner, name), seen))
-    train_step(runner, batch, frozen_optimizer(model), Recipe(accumulate=3))
+        monkeypatch.setattr(trainer.runner, name, recording(getattr(trainer.runner, name), seen))
+    trainer.step(batch, HARDEST)
     for seen in outputs.values():
-        assert [len(part.mask) for part in seen] == [3, 3, 1] * 2
+        assert [part.count for part in seen] == [3, 3, 1] * 2
         for first, second in zip(seen[:3], seen[3:], strict=True):
             assert torch.equal(first.mask, second.mask)
             torch.testing.assert_close(second.features, first.features, rtol=0, atol=1e-6)
@@ -213,48 +260,100 @@ def test_encoding_again_repeats_the_same_random_draws(monkeypatch):
     assert dropped.all(1).any()  # and each image drew for itself
 
 
+def test_the_draws_of_every_gpu_are_repeated_when_a_chunk_is_encoded_again(monkeypatch):
+    states = {"now": ["state 0", "other state 0"]}
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: list(states["now"]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda new: states.update(now=list(new)))
+    before = engine.random_state(torch.device("cuda", 0))
+    states["now"] = ["state 9", "other state 9"]
+    draw = torch.rand(2)
+    engine.set_random_state(before, torch.device("cuda", 0))
+    assert states["now"] == ["state 0", "other state 0"] and torch.equal(torch.rand(2), draw)
+
+
 def test_accumulation_scores_the_whole_batch_once_and_encodes_a_chunk_at_a_time(monkeypatch):
     model, batch = model_and_batch(grid=True)
-    runner, scored = Runner(model, [CPU]), []
-    score = runner.score
-    monkeypatch.setattr(runner, "score", lambda i, c: scored.append((len(i.mask), len(c.mask))) or score(i, c))
-    train_step(runner, batch, frozen_optimizer(model), Recipe(accumulate=7))
-    assert scored == [(7, 7)]
+    trainer, scored, encoded = trainer_of(model, accumulate=7), [], []
+    runner = trainer.runner
+    score, encode = runner.score, runner.encode_images
+    monkeypatch.setattr(runner, "score", lambda i, c: scored.append((i.count, c.count)) or score(i, c))
+    monkeypatch.setattr(runner, "encode_images", lambda images: encoded.append(len(images)) or encode(images))
+    trainer.step(batch, HARDEST)
+    assert scored == [(7, 7)] and encoded == [1] * 14
 
 
-@pytest.mark.parametrize("grid", [False, True])
-def test_accumulation_in_bf16_reaches_every_weight(grid):
-    model, batch = model_and_batch(grid=grid)
-    _, _, whole = step_gradients(model, batch, Recipe(precision="bf16"))
-    _, _, chunks = step_gradients(model, batch, Recipe(precision="bf16", accumulate=3))
-    assert chunks.keys() == whole.keys()
-    assert all(gradient.any() == whole[name].any() for name, gradient in chunks.items())
+def test_region_features_are_encoded_in_one_piece_for_the_statistics_of_their_batch(monkeypatch):
+    model, batch = model_and_batch()
+    trainer, encoded = trainer_of(model, accumulate=7), []
+    encode = trainer.runner.encode_images
+    monkeypatch.setattr(trainer.runner, "encode_images", lambda images: encoded.append(images.count) or encode(images))
+    trainer.step(batch, HARDEST)
+    assert encoded == [7]
 
 
 def test_a_frozen_backbone_accumulates_too():
     model, batch = model_and_batch(grid=True)
-    model.image_encoder.backbone.set_trainable_stages(4)
-    _, _, found = step_gradients(model, batch, Recipe(accumulate=2))
+    model.image_encoder.fix_blocks(4)
+    _, _, found = step_gradients(model, batch, HARDEST, accumulate=2)
     assert "image_encoder.fc.weight" in found and not any("backbone" in name for name in found)
+
+
+# ---- bfloat16 ----
+
+
+@pytest.mark.parametrize("similarity", HEADS)
+def test_bf16_trains_close_to_float32_with_float32_weights(similarity):
+    model, batch = model_and_batch(similarity, dropout=0.0)
+    exact, _, expected = step_gradients(model, batch, ALL, grad_clip=0.0)
+    rough, _, found = step_gradients(model, batch, ALL, grad_clip=0.0, precision="bf16")
+    assert rough == pytest.approx(exact, rel=0.01) and rough != exact
+    assert all(gradient.dtype == torch.float32 for gradient in found.values())
+    assert distance(found, expected) <= 0.1  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize(
+    ("similarity", "grid", "tolerance"),
+    [("esl_a", False, 0.1), ("esl_h", False, 0.1), ("vse_infty", False, 0.1), ("vse_infty", True, 0.3)],
+)
+def test_accumulation_in_bf16_gives_the_gradients_of_the_whole_batch(similarity, grid, tolerance, monkeypatch):
+    """Exact up to the rounding of sums; from float32 as far as bfloat16 is, farther behind a deep random backbone."""
+    model, batch = model_and_batch(similarity, grid, dropout=0.0)
+    if grid:
+        keep_all_cells(model, monkeypatch)
+    exact, _, expected = step_gradients(model, batch, ALL, grad_clip=0.0)
+    loss, _, whole = step_gradients(model, batch, ALL, grad_clip=0.0, precision="bf16")
+    chunked, _, chunks = step_gradients(model, batch, ALL, grad_clip=0.0, precision="bf16", accumulate=3)
+    assert chunked == pytest.approx(loss, rel=1e-3) and chunked == pytest.approx(exact, rel=0.01)
+    assert distance(chunks, whole) <= 0.01
+    least = 1e-3 * length(whole)
+    for name, gradient in whole.items():
+        assert float((chunks[name] - gradient).norm()) <= 0.1 * max(float(gradient.norm()), least), name
+    assert distance(chunks, expected) <= tolerance
 
 
 # ---- an epoch ----
 
 
 @pytest.fixture
-def epoch_parts(sample):
-    """A runner, a loader of the sample's training split (5 steps) and an optimizer."""
-    split, tokenized = open_sample(sample, "train")
-    bert = small_config().bert | {"vocab_size": tokenized.vocab_size}
-    model = build_model(small_config(img_dim=IMG_DIM, bert=bert))
-    loader = train_loader(RegionTrainSet(split, tokenized, seed=0), 24, seed=0)
-    return Runner(model, [CPU]), loader, build_optimizer(model, "adam", 1e-3)
+def epoch_parts(sample) -> tuple[Trainer, object]:
+    """A trainer and a loader of the sample's training split (5 steps)."""
+    inputs = open_sample(sample, "train")
+    config = small_config(img_dim=IMG_DIM)
+    vocabulary = {"vocab_size": inputs.captions.tokeniser.vocab_size}
+    model = build_model(dataclasses.replace(config, text_options=config.text_options | vocabulary))
+    optimizer = build_optimizer(model, HingeTriplet(), "adam", 1e-3)
+    return trainer_of(model, optimizer), train_loader(inputs, 24, seed=0)
+
+
+def train_epoch(trainer, loader, epoch: int = 0, step: int = 0, tracker=None, log_step: int = 200, after=None) -> int:
+    with EpochLog(tracker or Tracker(None), epoch, len(loader.batch_sampler), log_step) as log:
+        return trainer.train_epoch(loader, epoch, step, log, after or (lambda _: None))
 
 
 def test_an_epoch_counts_its_steps_reports_each_and_logs_every_log_step(epoch_parts, tmp_path, monkeypatch):
     tracker, seen, lines = Tracker(tmp_path), [], []
-    monkeypatch.setattr(engine.logger, "info", lambda text, *values: lines.append(text % values))
-    step = train_one_epoch(*epoch_parts, Recipe(), 0, 100, tracker, 2, seen.append)
+    monkeypatch.setattr(tracking.logger, "info", lines.append)
+    step = train_epoch(*epoch_parts, 0, 100, tracker, 2, seen.append)
     tracker.close()
     assert step == 105 and seen == [101, 102, 103, 104]  # after the last one the caller validates
     assert [line.split()[3] for line in lines] == ["2/5", "4/5", "5/5"]
@@ -265,74 +364,72 @@ def test_an_epoch_counts_its_steps_reports_each_and_logs_every_log_step(epoch_pa
 
 
 def test_an_epoch_trains_in_training_mode_whatever_happened_before(epoch_parts):
-    runner, loader, optimizer = epoch_parts
-    runner.model.eval()
+    trainer, loader = epoch_parts
+    trainer.runner.model.eval()
     seen = []
-    train_one_epoch(
-        runner, loader, optimizer, Recipe(), 0, 0, Tracker(None), 200, lambda _: seen.append(runner.model.training)
-    )
+    train_epoch(trainer, loader, after=lambda _: seen.append(trainer.runner.model.training))
     assert seen == [True] * 4
 
 
-@pytest.mark.parametrize(("epoch", "scales"), [(0, [1.0] * 5), (1, [0.0, 0.2, 0.4, 0.6, 0.8]), (2, [1.0] * 5)])
-def test_the_loss_ramp_of_grid_training_reaches_every_step(epoch_parts, monkeypatch, epoch, scales):
-    runner, loader, optimizer = epoch_parts
-    runner.model.config = small_config(grid=True)
-    seen = []
-    monkeypatch.setattr(engine, "train_step", lambda *arguments: seen.append(arguments[-1]) or (1.0, 1.0))
-    train_one_epoch(runner, loader, optimizer, Recipe(embedding_warmup_epochs=1), epoch, 0, Tracker(None))
-    assert seen == pytest.approx(scales)
+@pytest.mark.parametrize(
+    ("epoch", "scales", "blocks"), [(0, [1.0] * 5, 4), (1, [0.0, 0.2, 0.4, 0.6, 0.8], 3), (2, [1.0] * 5, 2)]
+)
+def test_the_phase_of_every_step_and_the_fixed_blocks_of_every_epoch_are_the_schedules(
+    epoch_parts, monkeypatch, epoch, scales, blocks
+):
+    trainer, loader = epoch_parts
+    trainer.schedule = Schedule(2, 1, False, embedding_warmup_epochs=1, backbone_warmup_epochs=1, staged=True)
+    seen, fixed = [], []
+    monkeypatch.setattr(trainer, "step", lambda batch, phase: seen.append(phase) or (1.0, 1.0))
+    monkeypatch.setattr(trainer.runner.model.image_encoder, "fix_blocks", fixed.append)
+    train_epoch(trainer, loader, epoch)
+    assert [phase.loss_scale for phase in seen] == pytest.approx(scales) and fixed == [blocks]
+    assert seen == [trainer.schedule.at(epoch, step, 5) for step in range(5)]
 
 
 def test_each_epoch_shuffles_anew_and_repeats_its_own_order(epoch_parts, monkeypatch):
     seen = {}
-    monkeypatch.setattr(engine, "train_step", lambda _, batch, *__: order.extend(batch.indices.tolist()) or (1.0, 1.0))
+    monkeypatch.setattr(Trainer, "step", lambda _, batch, phase: order.extend(batch.indices.tolist()) or (1.0, 1.0))
     for name, epoch in (("first", 0), ("second", 1), ("again", 0)):
         order = seen[name] = []
-        train_one_epoch(*epoch_parts, Recipe(), epoch, 0, Tracker(None))
+        train_epoch(*epoch_parts, epoch)
     assert sorted(seen["first"]) == sorted(seen["second"]) == list(range(120))
     assert seen["first"] == seen["again"] != seen["second"]
 
 
 def test_random_draws_of_an_epoch_follow_from_seed_and_epoch_alone():
-    draws = {}
+    model, draws = build_model(small_config("vse_infty")), {}
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        seed_epoch(seed, epoch)
+        trainer_of(model, seed=seed).seed_epoch(epoch)
         draws[seed, epoch] = torch.rand(3)
     torch.rand(7)
-    seed_epoch(0, 1)
+    trainer_of(model, seed=0).seed_epoch(1)
     assert torch.equal(torch.rand(3), draws[0, 1])
     assert not torch.equal(draws[0, 0], draws[0, 1]) and not torch.equal(draws[0, 0], draws[1, 0])
 
 
-def test_a_loss_that_is_no_number_stops_the_epoch_with_its_step(epoch_parts, monkeypatch):
-    losses = iter([1.0, 1.0, math.nan])
-    monkeypatch.setattr(engine, "train_step", lambda *_: (next(losses), 1.0))
-    with pytest.raises(InputError, match="the loss is nan at epoch 3, step 2"):
-        train_one_epoch(*epoch_parts, Recipe(), 3, 0, Tracker(None))
+def test_an_epoch_seeds_every_gpu_with_a_seed_of_its_own(monkeypatch):
+    generators = [torch.Generator() for _ in range(3)]
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    trainer = trainer_of(build_model(small_config("vse_infty")))
+    trainer.runner.devices = [torch.device("cuda", index) for index in range(3)]  # the model stays where it is
+
+    def draws(epoch: int) -> list[torch.Tensor]:
+        trainer.seed_epoch(epoch)
+        return [torch.rand(4), *(torch.rand(4, generator=generator) for generator in generators[1:])]
+
+    first, again, second = draws(0), draws(0), draws(1)
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    every = torch.stack([*first, *second])
+    assert len(every.unique(dim=0)) == 6
 
 
-# ---- the scores of a split ----
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_scoring_a_split_leaves_mode_weights_and_random_state_as_they_were(sample, training):
-    split, tokenized = open_sample(sample)
-    bert = small_config().bert | {"vocab_size": tokenized.vocab_size}
-    model = build_model(small_config(img_dim=IMG_DIM, bert=bert)).train(training)
-    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    scores = score_split(Runner(model, [CPU]), split, tokenized)
-    assert scores.matrix.shape == (10, 50) and model.training == model.text_encoder.training == training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_a_split_that_cannot_be_read_leaves_the_mode_as_it_was(sample):
-    split, tokenized = open_sample(sample)
-    model = build_model(small_config(img_dim=16)).train()  # the features have another size
-    with pytest.raises(RuntimeError):
-        score_split(Runner(model, [CPU]), split, tokenized)
-    assert model.training
+@pytest.mark.parametrize(("losses", "norms"), [([1.0, 1.0, math.nan], [1.0] * 3), ([1.0] * 3, [1.0, 1.0, math.inf])])
+def test_a_loss_or_gradient_that_is_no_number_stops_the_epoch_with_its_step(epoch_parts, monkeypatch, losses, norms):
+    results = zip(losses, norms, strict=True)
+    monkeypatch.setattr(Trainer, "step", lambda *_: next(results))
+    with pytest.raises(InputError, match=f"the loss is {losses[-1]} at epoch 3, step 2 .*{norms[-1]}"):
+        train_epoch(*epoch_parts, 3)
 
 
 # ---- memory ----
@@ -340,24 +437,23 @@ def test_a_split_that_cannot_be_read_leaves_the_mode_as_it_was(sample):
 ONE_STEP = """
 import resource, torch
 from lib.fragments import Fragments
-from lib.training.losses import hinge_triplet_loss
-from lib.similarity import esl_a
+from lib.similarity import HEADS
+from lib.training.losses import HingeTriplet
 
-head = esl_a(512)
+head = HEADS["esl_a"].make(512)
 regions = torch.randn(128, 36, 512, requires_grad=True)
 words = torch.randn(128, 20, 512, requires_grad=True)
 lengths = torch.randint(8, 21, (128,))
 mask = torch.arange(20) < lengths[:, None]
-scores = head.score(head.prepare_images(Fragments.full(regions)), head.prepare_captions(Fragments(words, mask)))
-hinge_triplet_loss(scores, hardest=False).backward()
+HingeTriplet()(head(Fragments.full(regions), Fragments(words, mask)), hardest=False).backward()
 assert regions.grad.isfinite().all() and words.grad.isfinite().all()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def test_a_training_step_of_the_esl_head_at_batch_128_stays_below_3_gigabytes():
+def test_a_training_step_of_the_esl_head_at_batch_128_stays_below_one_and_a_half_gibibytes():
     root, environment = Path(engine.__file__).parents[2], {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", ONE_STEP], capture_output=True, text=True, cwd=root, env=environment)
     assert done.returncode == 0, done.stderr
-    kilobytes = int(done.stdout) / (1024 if sys.platform == "darwin" else 1)
-    assert kilobytes < 3 * 1024 * 1024
+    kibibytes = int(done.stdout) / (1024 if sys.platform == "darwin" else 1)
+    assert kibibytes < 1.5 * 1024 * 1024

@@ -1,121 +1,142 @@
-"""The schedules as tables, and the optimizer's parameter groups."""
+"""The optimizers, their parameter groups, and what a step of each moves."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from lib.model import build_model
-from lib.training.optim import (
-    build_optimizer,
-    fixed_blocks,
-    learning_rate_factor,
-    loss_scale,
-    parameter_groups,
-    set_learning_rates,
-    uses_hardest,
-)
+from lib.training import optim
+from lib.training.losses import HingeTriplet
+from lib.training.optim import OPTIMIZERS, build_optimizer, set_learning_rates
 from tests.helpers import HEADS, small_config
 
-
-@pytest.mark.parametrize(
-    ("embedding_warmup", "backbone_warmup", "blocks"),
-    [
-        (1, 0, [4, 0, 0, 0, 0, 0]),  # the reference run
-        (0, 0, [0, 0, 0, 0, 0, 0]),
-        (3, 0, [4, 4, 4, 0, 0, 0]),
-        (1, 1, [4, 3, 2, 1, 0, 0]),
-        (0, 1, [3, 2, 1, 0, 0, 0]),
-        (1, 2, [4, 3, 3, 2, 2, 1, 1, 0, 0]),
-        (2, 3, [4, 4, 3, 3, 3, 2, 2, 2, 1, 1, 1, 0]),
-        (99, 1, [4, 4, 4, 4]),
-    ],
-)
-def test_the_backbone_thaws_from_the_top_a_block_for_each_warm_up(embedding_warmup, backbone_warmup, blocks):
-    assert [fixed_blocks(epoch, embedding_warmup, backbone_warmup) for epoch in range(len(blocks))] == blocks
+pytestmark = pytest.mark.usefixtures("single_thread")
+LOSS = HingeTriplet()
 
 
-@pytest.mark.parametrize(
-    ("epoch", "warmup", "grid", "scales"),
-    [
-        (0, 1, True, [1, 1, 1, 1]),
-        (1, 1, True, [0, 0.25, 0.5, 0.75]),
-        (2, 1, True, [1, 1, 1, 1]),
-        (0, 0, True, [0, 0.25, 0.5, 0.75]),
-        (1, 1, False, [1, 1, 1, 1]),
-    ],
-)
-def test_the_loss_ramps_up_in_the_first_epoch_of_an_unfrozen_backbone_alone(epoch, warmup, grid, scales):
-    assert [loss_scale(epoch, step, 4, warmup, grid) for step in range(4)] == scales
+class LearnedLoss(nn.Module):
+    """A loss with a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(3))
 
 
-@pytest.mark.parametrize(
-    ("lr_update", "factors"), [(2, [1, 1, 0.1, 0.1]), (0, [0.1] * 4), (9, [1] * 4), (3, [1, 1, 1, 0.1])]
-)
-def test_the_learning_rate_is_a_tenth_from_lr_update_on(lr_update, factors):
-    assert [learning_rate_factor(epoch, lr_update) for epoch in range(4)] == factors
+def optimizer_of(grid: bool, name: str, rate: float = 1e-3, similarity: str = "vse_infty", loss: nn.Module = LOSS):
+    model = build_model(small_config(similarity, grid)).double()
+    return model, build_optimizer(model, loss, name, rate, backbone_lr_factor=0.02)
 
 
-@pytest.mark.parametrize(
-    ("warmup", "max_violation", "hardest"),
-    [(1, False, [False, True, True]), (0, False, [True] * 3), (2, False, [False, False, True]), (2, True, [True] * 3)],
-)
-def test_hardest_negatives_come_after_the_warm_up_or_at_once_with_max_violation(warmup, max_violation, hardest):
-    assert [uses_hardest(epoch, warmup, max_violation) for epoch in range(3)] == hardest
+def group_of(key: str) -> str:
+    """The group that the parameter `key` of a model belongs to."""
+    parts = {"text_encoder.bert.": "text", "image_encoder.backbone.": "backbone"}
+    return next((name for prefix, name in parts.items() if key.startswith(prefix)), "head")
 
 
+def moved(model, optimizer, gradient: float) -> dict[str, dict[str, torch.Tensor]]:
+    """Take a step in which every gradient is `gradient`: by group and name, how far each parameter went down."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    optimizer.step()
+    found = {"head": {}, "text": {}, "backbone": {}}
+    for name, parameter in model.named_parameters():
+        found[group_of(name)][name] = before[name] - parameter.detach()
+    return found
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("grid", [False, True])
 @pytest.mark.parametrize("similarity", HEADS)
-def test_every_parameter_is_in_exactly_one_group(similarity, grid):
-    model = build_model(small_config(similarity, grid))
-    grouped = [id(p) for group in parameter_groups(model, 1e-3) for p in group["params"]]
+def test_every_parameter_of_model_and_loss_is_in_exactly_one_group(similarity, grid, name):
+    loss = LearnedLoss()
+    model, optimizer = optimizer_of(grid, name, similarity=similarity, loss=loss)
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(grouped) == len(set(grouped))
-    assert set(grouped) == {id(p) for p in model.parameters()}
+    assert set(grouped) == {id(p) for module in (model, loss) for p in module.parameters()}
+    head = next(group for group in optimizer.param_groups if group["name"] == "head")
+    assert any(parameter is loss.temperature for parameter in head["params"])
 
 
-@pytest.mark.parametrize("grid", [False, True])
+@pytest.mark.parametrize(
+    ("name", "grid", "expected"),
+    [
+        ("adam", False, {"head": 5e-4, "text": 5e-5}),
+        ("adam", True, {"head": 5e-4, "text": 5e-5, "backbone": 1e-5}),
+        ("sgd", False, {"head": 5e-4, "text": 5e-4}),
+        ("sgd", True, {"head": 5e-4, "text": 5e-4, "backbone": 1e-5}),
+    ],
+)
 @pytest.mark.parametrize("similarity", HEADS)
-def test_bert_and_backbone_have_their_own_rates_and_all_else_the_full_one(similarity, grid):
-    model = build_model(small_config(similarity, grid))
-    groups = {group["name"]: group for group in parameter_groups(model, 5e-4, backbone_lr_factor=0.02)}
-    assert list(groups) == ["head", "bert", *(["backbone"] if grid else [])]
-    expected = {"head": 5e-4, "bert": 5e-5} | ({"backbone": 1e-5} if grid else {})
+def test_bert_and_backbone_have_their_own_rates_and_all_else_the_full_one(similarity, name, grid, expected):
+    model, optimizer = optimizer_of(grid, name, 5e-4, similarity)
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert list(groups) == list(expected)
     assert {name: group["lr"] for name, group in groups.items()} == pytest.approx(expected)
     assert {name: group["base_lr"] for name, group in groups.items()} == pytest.approx(expected)
-    rate_of = {id(p): group["name"] for group in groups.values() for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        own = next((part for part in ("bert", "backbone") if f".{part}." in name), "head")
-        assert rate_of[id(parameter)] == own, name  # the head of similarity and every projection train at the full rate
+    group_by_id = {id(p): group["name"] for group in groups.values() for p in group["params"]}
+    for key, parameter in model.named_parameters():
+        assert group_by_id[id(parameter)] == group_of(key), key  # every projection trains at the full rate
 
 
 def test_a_frozen_backbone_keeps_its_place_in_the_optimizer():
     model = build_model(small_config(grid=True))
-    model.image_encoder.backbone.set_trainable_stages(4)
-    optimizer = build_optimizer(model, "adam", 1e-3)
+    model.image_encoder.fix_blocks(4)
+    optimizer = build_optimizer(model, LOSS, "adam", 1e-3)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
 
 
-def test_adam_is_adamw_with_weight_decay_on_everything():
-    optimizer = build_optimizer(build_model(small_config()), "adam", 1e-3)
+@pytest.mark.parametrize("grid", [False, True])
+def test_adam_is_adamw_with_weight_decay_on_everything(grid):
+    model, optimizer = optimizer_of(grid, "adam")
     assert type(optimizer) is torch.optim.AdamW
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4] * 2
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4] * (3 if grid else 2)
+
+
+def test_sgd_on_regions_has_momentum_without_nesterov_at_the_full_rate_for_bert_too():
+    model, optimizer = optimizer_of(False, "sgd")
+    assert type(optimizer) is torch.optim.SGD
+    for velocity in (1.0, 1.9, 2.71):  # 1 + 0.9 times the velocity before
+        steps = moved(model, optimizer, 1.0)
+        assert steps["head"] and steps["text"] and not steps["backbone"]
+        for name, step in (steps["head"] | steps["text"]).items():
+            torch.testing.assert_close(step, torch.full_like(step, 1e-3 * velocity), rtol=0, atol=1e-12, msg=name)
+
+
+def test_sgd_on_raw_images_has_nesterovs_momentum_at_the_full_rate_for_bert_too():
+    model, optimizer = optimizer_of(True, "sgd")
+    for velocity in (1.9, 2.71):  # 1 + 0.9 times the velocity that holds after this step
+        steps = moved(model, optimizer, 1.0)
+        for name, step in (steps["head"] | steps["text"]).items():
+            torch.testing.assert_close(step, torch.full_like(step, 1e-3 * velocity), rtol=0, atol=1e-12, msg=name)
+    assert all(group["momentum"] == 0.9 and group["nesterov"] for group in optimizer.param_groups)
 
 
 @pytest.mark.parametrize("grid", [False, True])
-def test_sgd_has_momentum_and_nesterovs_for_grid_encoders(grid):
-    optimizer = build_optimizer(build_model(small_config(grid=grid)), "sgd", 1e-3)
-    assert type(optimizer) is torch.optim.SGD
-    assert all(group["momentum"] == 0.9 and group["nesterov"] == grid for group in optimizer.param_groups)
+def test_sgd_decays_the_weights_of_the_backbone_alone(grid):
+    model, optimizer = optimizer_of(grid, "sgd", rate=1.0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    steps = moved(model, optimizer, 0.0)
+    for name, step in (steps["head"] | steps["text"]).items():
+        assert not step.any(), name
+    assert bool(steps["backbone"]) == grid
+    for name, step in steps["backbone"].items():  # Nesterov takes the first velocity 1.9 times
+        torch.testing.assert_close(step, 1.9 * 0.02 * 1e-4 * before[name], rtol=1e-6, atol=1e-15, msg=name)
+    assert not grid or any(step.any() for step in steps["backbone"].values())
 
 
-def test_an_unknown_optimizer_is_refused():
-    with pytest.raises(ValueError, match="'lamb', expected adam or sgd"):
-        build_optimizer(build_model(small_config()), "lamb", 1e-3)
+def test_a_new_row_is_an_optimizer_by_its_name(monkeypatch):
+    monkeypatch.setitem(optim.OPTIMIZERS, "slow", lambda groups: torch.optim.SGD(groups, momentum=0.5))
+    _, optimizer = optimizer_of(False, "slow")
+    assert [(group["name"], group["momentum"]) for group in optimizer.param_groups] == [("head", 0.5), ("text", 0.5)]
 
 
-def test_setting_the_rates_of_an_epoch_depends_on_the_epoch_alone():
-    optimizer = build_optimizer(build_model(small_config(grid=True)), "adam", 1e-3, 0.01)
-    for epoch, factor in ((0, 1), (7, 0.1), (5, 0.1), (4, 1), (9, 0.1)):
-        set_learning_rates(optimizer, epoch, lr_update=5)
+@pytest.mark.parametrize(("name", "text"), [("adam", 1e-4), ("sgd", 1e-3)])
+def test_a_factor_is_taken_of_each_groups_own_rate_and_not_of_the_factor_before(name, text):
+    _, optimizer = optimizer_of(True, name)
+    for factor in (1, 0.1, 0.1, 1, 0.1):
+        set_learning_rates(optimizer, factor)
         rates = [group["lr"] for group in optimizer.param_groups]
-        assert rates == pytest.approx([1e-3 * factor, 1e-4 * factor, 1e-5 * factor])
+        assert rates == pytest.approx([1e-3 * factor, text * factor, 2e-5 * factor])

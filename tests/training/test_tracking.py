@@ -1,4 +1,4 @@
-"""Console lines, averages and TensorBoard events."""
+"""Console lines, the progress of an epoch and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ import re
 
 import pytest
 
-from lib.training.tracking import Average, Tracker, setup_console
+from lib.training import tracking
+from lib.training.tracking import EpochLog, Tracker, close_console, setup_console
 from tests.helpers import scalars
+
+
+@pytest.fixture(autouse=True)
+def _close_files():
+    yield
+    close_console()
 
 
 def test_events_hold_name_step_and_value_of_every_scalar(tmp_path):
@@ -38,14 +45,6 @@ def test_no_folder_means_no_events(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_average_weighs_by_count_and_remembers_the_last_value():
-    average = Average()
-    assert average.mean == 0
-    average.update(1.0, 3)
-    average.update(5.0)
-    assert (average.mean, average.last) == (2.0, 5.0)
-
-
 def test_lines_go_to_stdout_plainly_and_to_the_file_with_their_time_once_each(tmp_path, capsys):
     for _ in range(2):  # a second set-up replaces the first
         logger = setup_console(tmp_path / "train.log")
@@ -61,10 +60,106 @@ def test_a_second_run_appends_to_the_log_file(tmp_path):
     assert [line.split()[-1] for line in (tmp_path / "train.log").read_text().splitlines()] == ["first", "second"]
 
 
-@pytest.fixture(autouse=True)
-def _close_files():
-    yield
-    logger = logging.getLogger("esl")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+def test_after_closing_no_line_reaches_console_or_file_and_handlers_of_others_stay(tmp_path, capsys):
+    logger, others = setup_console(tmp_path / "train.log"), logging.NullHandler()
+    logger.addHandler(others)
+    try:
+        close_console()
+        logger.info("late")
+        assert capsys.readouterr() == ("", "") and (tmp_path / "train.log").read_text() == ""
+        assert logger.handlers == [others]
+    finally:
+        logger.removeHandler(others)
+
+
+# ---- an epoch ----
+
+
+class Recorder(Tracker):
+    """A tracker that keeps what it is given."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.seen = []
+
+    def scalars(self, step: int, prefix: str = "", **values: float) -> None:
+        self.seen.append((step, {prefix + name: value for name, value in values.items()}))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still unless it is told to go on."""
+
+    class Clock:
+        now = 100.0
+
+        def go(self, seconds: float) -> None:
+            self.now += seconds
+
+    clock = Clock()
+    monkeypatch.setattr(tracking.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def epoch_of(clock, waits, works, pairs, losses, log_step, monkeypatch):
+    """Events and console lines of an epoch whose batches take `waits` to come and `works` to train on."""
+
+    def batches():
+        for wait in waits:
+            clock.go(wait)
+            yield wait
+
+    tracker, lines = Recorder(), []
+    monkeypatch.setattr(tracking.logger, "info", lines.append)
+    with EpochLog(tracker, 4, len(waits), log_step) as log:
+        for index, _ in enumerate(log.timed(batches())):
+            clock.go(works[index])
+            log.step(101 + index, pairs[index], losses[index], 0.5, 5e-4)
+            clock.go(7.0)  # a validation between steps is neither
+    return tracker.seen, lines
+
+
+def test_a_step_is_tracked_with_its_loss_rate_gradient_and_times(clock, monkeypatch):
+    events, _ = epoch_of(clock, [1.0, 2.0], [3.0, 4.0], [8, 4], [16.0, 2.0], 200, monkeypatch)
+    assert [step for step, _ in events] == [101, 102]
+    names = ("loss", "loss_per_pair", "lr", "gradient_norm", "data_time", "step_time")
+    for (_, found), expected in zip(events, [(16, 2, 5e-4, 0.5, 1, 3), (2, 0.5, 5e-4, 0.5, 2, 4)], strict=True):
+        assert found == pytest.approx(dict(zip((f"train/{name}" for name in names), expected, strict=True)))
+
+
+def test_a_line_gives_the_mean_loss_over_pairs_and_the_mean_times_over_steps(clock, monkeypatch):
+    _, lines = epoch_of(clock, [1.0, 2.0], [3.0, 4.0], [8, 4], [16.0, 2.0], 2, monkeypatch)
+    assert lines == [
+        "epoch 4 step 2/2  loss 0.5000 (mean 1.5000)  lr 5.0e-04  gradient 0.50  data 1.500 s  step 3.500 s"
+    ]
+
+
+@pytest.mark.parametrize(("log_step", "logged"), [(1, "12345"), (2, "245"), (3, "35"), (200, "5")])
+def test_lines_come_every_log_step_and_at_the_end_of_the_epoch(clock, monkeypatch, log_step, logged):
+    _, lines = epoch_of(clock, [0.1] * 5, [0.1] * 5, [2] * 5, [1.0] * 5, log_step, monkeypatch)
+    assert [line.split()[3] for line in lines] == [f"{step}/5" for step in logged]
+
+
+def test_the_bar_counts_the_steps_and_closes_after_an_exception_too(monkeypatch):
+    class Bar:
+        steps, closed = 0, False
+
+        def __init__(self, total, **_):
+            self.total = total
+
+        def set_postfix(self, values, refresh):
+            self.values = values
+
+        def update(self):
+            self.steps += 1
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(tracking, "tqdm", Bar)
+    with pytest.raises(MemoryError), EpochLog(Recorder(), 0, 3) as log:
+        for step, _ in enumerate(log.timed("ab"), start=1):
+            log.step(step, 4, 8.0, 0.5, 5e-4)
+        raise MemoryError
+    assert (log.bar.total, log.bar.steps, log.bar.closed) == (3, 2, True)
+    assert log.bar.values["loss"] == "2.0000" and log.bar.values["lr"] == "5.0e-04"
