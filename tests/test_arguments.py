@@ -150,6 +150,7 @@ def test_defaults_are_those_of_the_reference_runs():
         "similarity": "esl_a", "image_encoder": "regions", "text_encoder": "bert", "embed_size": 512, "kernel_size": 2,
         "img_dim": 2048, "bert_path": "bert-base-uncased", "batch_size": 128, "learning_rate": 5e-4,
         "num_epochs": 30, "lr_update": 15, "optim": "adam", "loss": "hinge", "margin": 0.2, "grad_clip": 2.0,
+        "weight_decay": 1e-4,
         "max_violation": False, "vse_mean_warmup_epochs": 1, "embedding_warmup_epochs": 1, "backbone_warmup_epochs": 0,
         "val_split": "dev", "backbone_lr_factor": 0.01, "accumulate": 1, "no_imgnorm": False, "no_txtnorm": False,
         "reset_start_epoch": False, "precision": "float32", "kernels": "auto", "score_memory": None, "seed": 0,
@@ -187,6 +188,7 @@ def test_the_values_of_options_that_were_not_given_become_those_of_the_flags_for
         (("--backbone_source", "wsl"), "backbone_source", "ESL-A, region features, BERT"),
         (("--input_scale_factor", 0.5), "input_scale_factor", "ESL-A, region features, BERT"),
         (("--image_encoder", "grid", "--img_dim", 64), "img_dim", "ESL-A, grid features, BERT"),
+        (("--word_dim", 200), "word_dim", "ESL-A, region features, BERT"),
     ],
 )
 def test_a_flag_of_a_part_that_was_not_chosen_has_no_effect_and_that_is_one_line(flags, name, labels, capsys):
@@ -214,6 +216,13 @@ def test_the_files_of_this_machine_are_given_by_their_flags():
     assert machine_paths(parse(*flags)) == {**given, "vocab_path": None}
     absent = {"backbone_path": None, "word_vectors": None, "vocab_path": None}
     assert machine_paths(parse()) == {"bert_path": "bert-base-uncased", **absent}
+
+
+def test_the_vocabulary_of_a_data_set_lies_beside_it_unless_a_file_is_named(tmp_path):
+    flags = ("--data_path", tmp_path / "coco", "--data_name", "coco")
+    assert machine_paths(parse(*flags))["vocab_path"] == tmp_path / "vocab" / "coco_precomp_vocab.json"
+    own = tmp_path / "own.json"
+    assert machine_paths(parse(*flags, "--vocab_path", own))["vocab_path"] == own
 
 
 # ---- numbers ----

@@ -51,10 +51,12 @@ class Weighted(HingeTriplet):
         return getattr(self, self.name) * super().forward(scores, hardest)
 
 
-def trainer_of(optim: str = "adam", grid: bool = False, rate: float = 1e-3, loss: nn.Module | None = None) -> Trainer:
+def trainer_of(
+    optim: str = "adam", grid: bool = False, rate: float = 1e-3, decay: float = 1e-4, loss: nn.Module | None = None
+) -> Trainer:
     model = build_model(small_config("vse_infty", grid)).train()
     loss = loss or HingeTriplet()
-    optimizer = build_optimizer(model, loss, optim, rate, 0.02)
+    optimizer = build_optimizer(model, loss, optim, rate, 0.02, decay)
     return Trainer(Runner(model, [torch.device("cpu")]), loss, optimizer, Schedule())
 
 
@@ -246,14 +248,14 @@ def test_resuming_gives_epoch_step_and_best_rsum_and_says_so(tmp_path, lines):
     assert lines == [f"resumed {tmp_path / 'checkpoint.pth'}: epoch 1, step {STEPS}, best RSUM 210.0"]
 
 
-def test_the_rates_of_a_resumed_run_are_its_own(tmp_path):
+def test_rates_and_weight_decay_of_a_resumed_run_are_its_own(tmp_path):
     checkpoint = saved(trainer_of("sgd", grid=True), tmp_path)
-    trainer = trainer_of("sgd", grid=True, rate=4e-3)
+    trainer = trainer_of("sgd", grid=True, rate=4e-3, decay=0.03)
     resume(run_in(tmp_path), trainer, checkpoint)
     groups = {group["name"]: group for group in trainer.optimizer.param_groups}
     rates = {name: group["base_lr"] for name, group in groups.items()}
     assert rates == pytest.approx({"head": 4e-3, "text": 4e-3, "backbone": 8e-5})
-    assert {name: group["weight_decay"] for name, group in groups.items()} == {"head": 0, "text": 0, "backbone": 1e-4}
+    assert {name: group["weight_decay"] for name, group in groups.items()} == {"head": 0, "text": 0, "backbone": 0.03}
     assert all(group["momentum"] == 0.9 and group["nesterov"] for group in groups.values())
 
 

@@ -131,6 +131,16 @@ def test_a_new_row_is_an_optimizer_by_its_name(monkeypatch):
     monkeypatch.setitem(optim.OPTIMIZERS, "slow", lambda groups: torch.optim.SGD(groups, momentum=0.5))
     _, optimizer = optimizer_of(False, "slow")
     assert [(group["name"], group["momentum"]) for group in optimizer.param_groups] == [("head", 0.5), ("text", 0.5)]
+    assert all(group["weight_decay"] == 1e-4 for group in optimizer.param_groups)  # which the groups bring
+
+
+@pytest.mark.parametrize(
+    ("name", "decays"),
+    [("adam", {"head": 0.03, "text": 0.03, "backbone": 0.03}), ("sgd", {"head": 0, "text": 0, "backbone": 0.03})],
+)
+def test_another_weight_decay_is_that_of_the_groups_that_decay(name, decays):
+    optimizer = build_optimizer(build_model(small_config("vse_infty", True)), LOSS, name, 1e-3, weight_decay=0.03)
+    assert {group["name"]: group["weight_decay"] for group in optimizer.param_groups} == decays
 
 
 @pytest.mark.parametrize(("name", "text"), [("adam", 1e-4), ("sgd", 1e-3)])
