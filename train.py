@@ -16,7 +16,7 @@ from lib.arguments import (
     add_model_arguments,
     add_path_arguments,
     add_training_arguments,
-    given_options,
+    loss_options,
     machine_paths,
     model_config,
 )
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # what is read: flags, files, data
     config = complete(model_config(args), paths)
-    loss_options = given_options(LOSSES[args.loss], args)
+    criterion_options = loss_options(args)
     checkpoint = read_checkpoint(args.resume, paths) if args.resume else None
     if args.image_list:
         check_image_list(image_folder(args.data_path, args.data_name), args.image_list)
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run(args)
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
     runner = Runner(model, devices, args.precision, Way(args.kernels, args.score_memory and args.score_memory << 20))
-    criterion = LOSSES[args.loss].make(config.embed_size, **loss_options).to(runner.device)
+    criterion = LOSSES[args.loss].make(config.embed_size, **criterion_options).to(runner.device)
     rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay
     optimizer = build_optimizer(model, criterion, args.optim, *rates)
     schedule = build_schedule(args, staged=bool(model.image_encoder.pretrained_parameters()))
@@ -100,7 +100,8 @@ def main(argv: list[str] | None = None) -> None:
     fit(trainer, loader, run, validate)
     best = run.folder / BEST
     where = best if best.exists() else f"in the run of {args.resume}"
-    logger.info("best %s RSUM %.1f: %s", args.val_split, run.best_rsum, where)
+    if run.best_rsum >= 0:
+        logger.info("best %s RSUM %.1f: %s", args.val_split, run.best_rsum, where)
     run.tracker.close()
     close_console()
 

@@ -16,6 +16,7 @@ from lib.command_line import not_negative, positive
 from lib.config import ModelConfig, Option, Part
 from lib.datasets import DATA_NAME
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
+from lib.errors import InputError
 from lib.precision import PRECISIONS
 from lib.similarity import HEADS
 from lib.training.losses import LOSSES
@@ -151,16 +152,32 @@ def add_machine_arguments(parser: argparse.ArgumentParser, workers: int | None =
 def model_config(args: argparse.Namespace) -> ModelConfig:
     """The configuration that the flags ask for; a flag of a part that was not chosen has no effect, which is said."""
     if args.precomp_enc_type:
-        args.image_encoder = PRECOMP_ENC_TYPES[args.precomp_enc_type]
+        named = PRECOMP_ENC_TYPES[args.precomp_enc_type]
+        if args.image_encoder not in (named, ModelConfig().image_encoder):
+            raise InputError(
+                f"--precomp_enc_type {args.precomp_enc_type} means --image_encoder {named}, but --image_encoder is "
+                f"{args.image_encoder}; give one of them"
+            )
+        args.image_encoder = named
     chosen = HEADS[args.similarity], IMAGE_ENCODERS[args.image_encoder], TEXT_ENCODERS[args.text_encoder]
+    note_idle_flags(args, chosen, [*HEADS.values(), *IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()])
+    similarity, image, text = (given_options(part, args) for part in chosen)
+    return ModelConfig(args.similarity, args.image_encoder, args.text_encoder, args.embed_size, similarity, image, text)
+
+
+def loss_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the chosen loss; a flag of another one has no effect, which is said."""
+    note_idle_flags(args, [LOSSES[args.loss]], LOSSES.values())
+    return given_options(LOSSES[args.loss], args)
+
+
+def note_idle_flags(args: argparse.Namespace, chosen: Iterable[Part], every: Iterable[Part]) -> None:
+    """One line for each flag that was given and belongs to none of the `chosen` rows."""
     known = {name for part in chosen for name in part.options}
-    every = [*HEADS.values(), *IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()]
     for name in sorted({name for part in every for name in part.options} - known):
         if getattr(args, name) is not None:
             labels = ", ".join(part.label for part in chosen)
             print(f"note: --{name} has no effect on {labels}", file=sys.stderr)
-    similarity, image, text = (given_options(part, args) for part in chosen)
-    return ModelConfig(args.similarity, args.image_encoder, args.text_encoder, args.embed_size, similarity, image, text)
 
 
 def given_options(part: Part, args: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lib.arguments import (
     add_path_arguments,
     add_training_arguments,
     given_options,
+    loss_options,
     machine_paths,
     model_config,
 )
@@ -272,3 +273,18 @@ def test_evaluation_asks_for_no_weights_of_a_backbone():
     evaluation = Parser()
     add_path_arguments(evaluation, evaluation=True)
     assert flags_in(evaluation.format_help()) == ["bert_path", "vocab_path"]
+
+
+def test_two_flags_that_name_different_image_encoders_are_refused(capsys):
+    with pytest.raises(InputError, match="--precomp_enc_type basic means --image_encoder regions, but .* is grid"):
+        model_config(parse("--image_encoder", "grid", "--precomp_enc_type", "basic"))
+    assert model_config(parse("--image_encoder", "grid", "--precomp_enc_type", "backbone")).image_encoder == "grid"
+
+
+def test_an_option_of_a_loss_that_was_not_chosen_has_no_effect_and_that_is_one_line(monkeypatch, capsys):
+    other = Part("another loss", lambda size, options: None, {"sharpness": Option(1.0, "how sharp")})
+    monkeypatch.setitem(LOSSES, "other", other)
+    assert loss_options(parse("--sharpness", "2")) == {"margin": 0.2}
+    assert capsys.readouterr().err == "note: --sharpness has no effect on hinge-triplet loss\n"
+    assert loss_options(parse("--sharpness", "2", "--loss", "other")) == {"sharpness": 2.0}
+    assert capsys.readouterr().err == ""

@@ -26,6 +26,7 @@ LATEST, BEST = "checkpoint.pth", "model_best.pth"
 FREE = {
     "workers", "device", "score_memory", "kernels", "resume", "reset_start_epoch", "log_step", "val_step",
     "logger_name", "model_name", "data_path", "val_split", "image_list", "num_epochs", "word_vectors",
+    "precomp_enc_type",
 }  # fmt: skip
 # Settings without which an RSUM can't be compared with an earlier one.
 JUDGED_ON = ("data_name", "data_path", "val_split")
