@@ -49,6 +49,7 @@ def score_split(
         runner.model.train(training)
 
 
+@torch.inference_mode()
 def encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool):
     """The prepared images in order, in tiles, and their vectors (N, E)."""
     found = []
@@ -69,6 +70,7 @@ def encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool):
     return tiles, torch.cat(found).numpy() if vectors else None
 
 
+@torch.inference_mode()
 def encode_captions(runner: Runner, batches: Iterable, count: int, vectors: bool):
     """The prepared captions of each batch with their columns of the matrix, and their vectors (C, E) in order."""
     prepared, found = [], []
