@@ -16,6 +16,7 @@ from torch.nn.parallel import parallel_apply, replicate
 from lib.alignment import Way
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
+from lib.host_random import own_draws
 from lib.model import MatchingModel
 from lib.precision import at_least_float32, encoding, for_product
 
@@ -84,9 +85,9 @@ class Runner:
 
     def _encode(self, encoder: nn.Module, items: Fragments | Tokens | Tensor) -> Fragments:
         whole = len(self.devices) == 1 or getattr(encoder, "whole_batch", False)
-        shares = [items] if whole else items.chunk(len(self.devices))
-        encoder = _InPrecision(encoder, self.precision, self.device.type)
-        return at_least_float32(Fragments.cat(self._on_devices(encoder, [(share,) for share in shares])))
+        shares = [(items,)] if whole else [(share,) for share in items.chunk(len(self.devices))]
+        encoder = _Replica(encoder, self.precision, self.device.type)
+        return at_least_float32(Fragments.cat(self._on_devices(encoder, shares)))
 
     def _on_devices(self, module: nn.Module, shares: list[tuple]) -> list:
         """What a module gives for each share of a batch, one on each device, brought to the first device."""
@@ -94,6 +95,9 @@ class Runner:
             return [module(*shares[0])]
         used = self.devices[: len(shares)]  # fewer than all when items are few
         inputs = [tuple(x.to(device) for x in share) for share, device in zip(shares, used, strict=True)]
+        if isinstance(module, _Replica):
+            seeds = torch.randint(1 << 62, (len(shares),)).tolist()
+            inputs = [(*share, seed) for share, seed in zip(inputs, seeds, strict=True)]
         return [output.to(self.device) for output in run_replicas(module, inputs, used)]
 
 
@@ -104,13 +108,13 @@ def run_replicas(module: nn.Module, inputs: list[tuple], devices: list[torch.dev
     return parallel_apply(replicate(module, devices), inputs, devices=devices)
 
 
-class _InPrecision(nn.Module):
-    """An encoder with the context of its precision, which each thread has to enter anew."""
+class _Replica(nn.Module):
+    """An encoder with what each thread has to enter anew: the context of its precision, a generator for its draws."""
 
     def __init__(self, encoder: nn.Module, precision: str, device_type: str):
         super().__init__()
         self.encoder, self.precision, self.device_type = encoder, precision, device_type
 
-    def forward(self, items) -> Fragments:
-        with encoding(self.precision, torch.device(self.device_type)):
+    def forward(self, items: Fragments | Tokens | Tensor, seed: int | None = None) -> Fragments:
+        with encoding(self.precision, torch.device(self.device_type)), own_draws(seed):
             return self.encoder(items)

@@ -32,7 +32,7 @@ def encoding(precision: str, device: torch.device) -> AbstractContextManager:
 def at_least_float32(encoded: Fragments) -> Fragments:
     """Encoded fragments as they leave an encoder, in float32 or float64."""
     features = encoded.features
-    return Fragments(features.to(torch.promote_types(features.dtype, torch.float32)), encoded.mask)
+    return Fragments(features.to(torch.promote_types(features.dtype, torch.float32)), encoded.real)
 
 
 def for_product(prepared: Fragments, precision: str) -> Fragments:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,7 +73,7 @@ def test_other_captions_in_the_batch_change_no_score_and_no_gradient(similarity)
     images, width = images.to(torch.float64), captions.ids.shape[1] + 3
     longer = torch.randint(1, BERT["vocab_size"], (4, width))
     ids = torch.cat([torch.nn.functional.pad(captions.ids, (0, 3)), longer])
-    together = Tokens(ids, torch.cat([captions.lengths, torch.full((4,), width)]))
+    together = Tokens(ids, np.append(captions.lengths, [width] * 4))
     assert_same(outcome(model, images, together, keep=slice(7)), outcome(model, images, captions))
 
 

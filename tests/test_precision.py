@@ -54,7 +54,7 @@ def test_encoders_run_in_bfloat16_in_bf16_alone(precision):
 def test_encoded_fragments_leave_an_encoder_in_float32_at_least(dtype, expected):
     encoded = Fragments.full(torch.randn(2, 3, 4).to(dtype))
     found = at_least_float32(encoded)
-    assert found.features.dtype == expected and found.mask is encoded.mask
+    assert found.features.dtype == expected and found.real is encoded.real
     assert torch.equal(found.features, encoded.features.to(expected))
 
 

@@ -77,10 +77,10 @@ def pair_scores(
     """Scores float32 (C, B) of S (C, W, R, B), float32, bfloat16 or float16; sums are taken in float32.
 
     `scale` is tau; `lengths` int32 (C,) counts the words of each caption, which come first (None: all W are real);
-    `region_mask` (R, B) is true, or not 0, for real regions. A tensor as `scale` makes the CPU wait for its value.
+    `region_mask` (R, B) is true, or not 0, for real regions.
     """
     captions, words, regions, images = S.shape
-    scale = float(scale)
+    tau = torch.as_tensor(scale, dtype=torch.float32).to(S.device, non_blocking=True)
     if region_mask is not None:
         region_mask = (region_mask != 0).to(torch.int8).contiguous()  # (R, B)
     hold_words = _padding(words) <= _padding(regions)
@@ -90,13 +90,14 @@ def pair_scores(
     scores = torch.empty(captions, images, dtype=torch.float32, device=S.device)  # (C, B)
     with torch.cuda.device_of(S):
         _score[(captions * triton.cdiv(images, block),)](
-            *(S.contiguous(), lengths, region_mask, scores, scale * math.log2(math.e), words, regions, images // align),
+            *(S.contiguous(), lengths, region_mask, scores, tau, words, regions, images // align),
             EPSILON=EPSILON,
             SLOPE=NEGATIVE_SLOPE,
             HOLD_WORDS=hold_words,
             ALL_WORDS=lengths is None,
             ALL_REGIONS=region_mask is None,
-            SUBTRACT_LARGEST=scale > LARGEST_PLAIN_SCALE,
+            LARGEST_PLAIN=LARGEST_PLAIN_SCALE,
+            LOG2_E=math.log2(math.e),
             ALIGN=align,
             HELD=held,
             IMAGES=block,
@@ -121,7 +122,7 @@ def _score(
     lengths,
     region_mask,
     scores,
-    scale,  # tau log2(e): exponentials are taken to base 2
+    tau,
     words,
     regions,
     aligned_images,  # the number of images divided by ALIGN: a thread then holds ALIGN images and many words
@@ -130,12 +131,15 @@ def _score(
     HOLD_WORDS: tl.constexpr,
     ALL_WORDS: tl.constexpr,
     ALL_REGIONS: tl.constexpr,
-    SUBTRACT_LARGEST: tl.constexpr,
+    LARGEST_PLAIN: tl.constexpr,
+    LOG2_E: tl.constexpr,
     ALIGN: tl.constexpr,
     HELD: tl.constexpr,
     IMAGES: tl.constexpr,
 ):
     images = aligned_images * ALIGN
+    subtract_largest = tl.load(tau) > LARGEST_PLAIN
+    scale = tl.load(tau) * LOG2_E  # exponentials are taken to base 2
     parts = tl.cdiv(images, IMAGES)
     caption = (tl.program_id(0) // parts).to(tl.int64)
     b = tl.program_id(0) % parts * IMAGES + tl.arange(0, IMAGES)  # (IMAGES,)
@@ -167,7 +171,7 @@ def _score(
         g = _attention(s, SLOPE)
         squares += g * g
         logits = g * (scale / (tl.sqrt(tl.sum(g * g, 0)) + EPSILON))[None, :]
-        if SUBTRACT_LARGEST:
+        if subtract_largest:
             larger = tl.maximum(largest, tl.where(real[None, :], logits, -scale))
             fade = tl.exp2(largest - larger)
             pooled, total, largest, logits = pooled * fade, total * fade, larger, logits - larger
@@ -189,7 +193,7 @@ def _score(
     for _ in range(rounds):
         s, real = _load(tile + offsets, held, held_real, mask_row, b, inside, LOOP_MASKED, ALL_REGIONS)
         logits = _attention(s, SLOPE) * unit
-        if SUBTRACT_LARGEST:
+        if subtract_largest:
             logits -= tl.max(tl.where(held_real, logits, -scale), 0)[None, :]
         weights = tl.where(held_real, tl.exp2(logits), 0.0)
         other += tl.sum(weights * s, 0) / tl.sum(weights, 0)  # s is 0 throughout where the round is not real

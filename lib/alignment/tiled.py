@@ -10,16 +10,15 @@ Letters: B images, C captions (of a tile), R regions, W word pieces, E size of a
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lib.alignment import cpu_kernel, gpu_kernel, tiles
 from lib.alignment.plain import LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
-from lib.fragments import Fragments
+from lib.fragments import Fragments, on_device
 from lib.functional import EPSILON
 
 WORDS, REGIONS = 1, 2  # dimensions of S (C, W, R, B)
@@ -33,108 +32,153 @@ def alignment_scores(
 
     `memory` limits the buffers, in bytes; without `kernels` torch does all of it.
     """
-    lengths, order = captions.mask.sum(1).sort(stable=True)  # (C,)
-    words, places = captions.features.flatten(0, 1), _packed(captions.mask, order)  # (C * W, E), (n,)
-    region_mask = None if images.mask.all() else images.mask.T  # (R, B)
-    regions = images.features.masked_fill(~images.mask[..., None], 0.0) if region_mask is not None else images.features
+    lengths = captions.lengths
+    order = np.argsort(lengths, kind="stable")  # (C,)
+    places = np.arange(captions.real.size).reshape(captions.real.shape)[order][captions.real[order]]  # (n,)
+    words, places = captions.features.flatten(0, 1), on_device(places, scale.device)  # (C * W, E), (n,)
+    region_mask = None if images.real.all() else images.mask.T  # (R, B)
+    regions = images.features if region_mask is None else images.features.masked_fill(~images.mask[..., None], 0.0)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (words, regions, scale))
     if keep:
         words, places = words.index_select(0, places), None  # (n, E), in the order of the captions' lengths
-    work = _Work(lengths.tolist(), keep, memory, kernels)
-    scores = _Alignment.apply(words, places, regions, scale, region_mask, work)  # (C, B)
-    return scores[order.argsort()].T  # (B, C)
+    lengths = lengths[order].tolist()
+    scores, _ = _alignment(words, places, regions, scale, region_mask, lengths, keep, memory, kernels)  # (C, B)
+    return scores.index_select(0, on_device(np.argsort(order), scores.device)).T  # (B, C)
 
 
-def _packed(mask: Tensor, order: Tensor) -> Tensor:
-    """Where the real words stand among all C * W when captions are taken in `order`: (n,)."""
-    places = torch.arange(mask.numel(), device=mask.device).view_as(mask)  # (C, W)
-    return places[order][mask[order]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Work:  # no tuple: autocast would take one apart
-    """Words of each caption, whether a gradient will be asked for, and how to compute."""
-
-    lengths: list[int]
-    keep: bool
-    memory: int | None
-    kernels: bool
-
-
-class _Alignment(torch.autograd.Function):
+def forward(
+    words: Tensor, places: Tensor | None, regions: Tensor, scale: Tensor, region_mask: Tensor | None,
+    lengths: list[int], keep: bool, memory: int | None, kernels: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """words (n, E), regions (B, R, E), scale () -> scores (C, B), captions in the order of their lengths.
 
     Without gradients the words may be any (m, E) of which `places` (n,) names the packed ones; they are then gathered
-    block by block, in memory that is reused.
+    block by block, in memory that is reused. With `keep` the second result is S (n, R * B), for `backward`; it has no
+    values without, or where it would be too large to be kept.
     """
-
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
-    def forward(ctx, words, places, regions, scale, region_mask, work):
-        lengths, keep = work.lengths, work.keep
-        dtype = torch.promote_types(words.dtype, torch.float32)  # what follows a bfloat16 product is float32
-        scores = words.new_empty(len(lengths), len(regions), dtype=dtype)  # (C, B)
-        tau = scale.item()
-        packed = work.kernels and cpu_kernel.available(words.device, dtype, tau)
-        fused = work.kernels and not keep and gpu_kernel.available(words.device, words.dtype)
-        size, scratch = tiles.budget(words.device, work.memory, packed), tiles.Scratch(words.device)
-        step = len(regions) if keep else tiles.image_tile(regions.shape[1], len(regions), size)
-        for start in range(0, len(regions), step):
-            part = slice(start, start + step)
-            columns = regions[part].transpose(0, 1).flatten(0, 1)  # (R * B, E)
-            mask = None if region_mask is None else region_mask[:, part]
-            product = None
-            if keep and len(words) * len(columns) <= MOST_SAVED:
-                product = tiles.product(words, columns)  # (n, R * B)
-            for block in tiles.blocks(lengths, len(columns), words.device, size):
-                if product is None:
-                    rows = _block_product(_gather(words, places, block, scratch), columns, scratch)  # (rows, R * B)
-                else:
-                    rows = product[block.rows]
-                S = rows.view(len(rows), regions.shape[1], -1)  # (rows, R, B)
-                out = scores[block.captions, part]  # (C, B)
-                if packed:
-                    cpu_kernel.pair_scores(S.to(dtype), block.lengths, tau, mask, out)
-                else:
-                    _block_scores(S, tau, block, mask, size, scratch, fused, out)
-                rows = S = None  # before the next product takes its memory
-        if keep:
-            ctx.save_for_backward(words, regions, region_mask)
-            ctx.lengths, ctx.product, ctx.size, ctx.tau, ctx.packed = lengths, product, size, tau, packed
-        return scores
-
-    @staticmethod
-    @once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
-    @torch.amp.custom_bwd(device_type="cuda")
-    def backward(ctx, grad):
-        words, regions, mask = ctx.saved_tensors
-        columns = regions.transpose(0, 1).flatten(0, 1)  # (R * B, E)
-        grad_scale = torch.zeros((), device=words.device)
-        scratch = tiles.Scratch(words.device)
-        product, ctx.product = ctx.product, None  # becomes its own gradient below
-        if product is None:
-            grad_words, grad_columns = torch.empty_like(words), torch.zeros_like(columns)
-        for block in tiles.blocks(ctx.lengths, len(columns), words.device, ctx.size):
-            own = words[block.rows]
-            rows = tiles.product(own, columns) if product is None else product[block.rows]  # (rows, R * B)
-            S, upstream = rows.view(len(rows), regions.shape[1], -1), grad[block.captions]  # (rows, R, B), (C, B)
-            if ctx.packed:
-                full = S.to(torch.float32)  # S itself, but for products in bfloat16
-                grad_scale = grad_scale + cpu_kernel.gradients(full, block.lengths, ctx.tau, mask, upstream)
-                if full is not S:
-                    S.copy_(full)
+    dtype = _score_type(words)
+    scores = words.new_empty(len(lengths), len(regions), dtype=dtype)  # (C, B)
+    tau, packed = _temperature(scale, dtype, kernels)
+    fused = kernels and not keep and gpu_kernel.available(words.device, words.dtype)
+    size, scratch = tiles.budget(words.device, memory, packed), tiles.Scratch(words.device)
+    step = len(regions) if keep else tiles.image_tile(regions.shape[1], len(regions), size)
+    product = words.new_empty(0)
+    for start in range(0, len(regions), step):
+        part = slice(start, start + step)
+        columns = regions[part].transpose(0, 1).flatten(0, 1)  # (R * B, E)
+        mask = None if region_mask is None else region_mask[:, part]
+        if _keeps_product(words, regions, keep):
+            product = tiles.product(words, columns)  # (n, R * B)
+        for block in tiles.blocks(lengths, len(columns), words.device, size):
+            if len(product):
+                rows = product[block.rows]
             else:
-                grad_scale = grad_scale + _block_gradients(S, ctx.tau, block, mask, ctx.size, scratch, upstream)
-            if product is None:
-                grad_words[block.rows] = tiles.product(rows, columns.T)
-                grad_columns += tiles.product(rows.T, own.T)
-            rows = S = full = None
-        if product is not None:
-            grad_words, grad_columns = tiles.product(product, columns.T), tiles.product(product.T, words.T)
-        grad_regions = grad_columns.unflatten(0, (regions.shape[1], -1)).transpose(0, 1)  # (B, R, E)
-        return grad_words, None, grad_regions, grad_scale, None, None
+                rows = _block_product(_gather(words, places, block, scratch), columns, scratch)  # (rows, R * B)
+            S = rows.view(len(rows), regions.shape[1], -1)  # (rows, R, B)
+            out = scores[block.captions, part]  # (C, B)
+            if packed:
+                cpu_kernel.pair_scores(S.to(dtype), block.lengths, tau, mask, out)
+            else:
+                _block_scores(S, tau, block, mask, size, scratch, fused, out)
+            rows = S = None  # before the next product takes its memory
+    return scores, product
+
+
+def backward(
+    words: Tensor, regions: Tensor, scale: Tensor, region_mask: Tensor | None, product: Tensor, grad: Tensor,
+    lengths: list[int], memory: int | None, kernels: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of words (n, E), regions (B, R, E) and scale (), given that of the scores, `grad` (C, B).
+
+    `product` is the second result of `forward`, and turns into its own gradient here.
+    """
+    columns = regions.transpose(0, 1).flatten(0, 1)  # (R * B, E)
+    grad_scale = torch.zeros((), device=words.device)
+    tau, packed = _temperature(scale, _score_type(words), kernels)
+    size, scratch = tiles.budget(words.device, memory, packed), tiles.Scratch(words.device)
+    kept = len(product) > 0
+    if not kept:
+        grad_words, grad_columns = torch.empty_like(words), torch.zeros_like(columns)
+    for block in tiles.blocks(lengths, len(columns), words.device, size):
+        own = words[block.rows]
+        rows = product[block.rows] if kept else tiles.product(own, columns)  # (rows, R * B)
+        S, upstream = rows.view(len(rows), regions.shape[1], -1), grad[block.captions]  # (rows, R, B), (C, B)
+        if packed:
+            full = S.to(torch.float32)  # S itself, but for products in bfloat16
+            grad_scale = grad_scale + cpu_kernel.gradients(full, block.lengths, tau, region_mask, upstream)
+            if full is not S:
+                S.copy_(full)
+        else:
+            grad_scale = grad_scale + _block_gradients(S, tau, block, region_mask, size, scratch, upstream)
+        if not kept:
+            grad_words[block.rows] = tiles.product(rows, columns.T)
+            grad_columns += tiles.product(rows.T, own.T)
+        rows = S = full = None
+    if kept:
+        grad_words, grad_columns = tiles.product(product, columns.T), tiles.product(product.T, words.T)
+    grad_regions = grad_columns.unflatten(0, (regions.shape[1], -1)).transpose(0, 1)  # (B, R, E)
+    return grad_words, grad_regions, grad_scale.to(scale.dtype)
+
+
+def _score_type(words: Tensor) -> torch.dtype:
+    return torch.promote_types(words.dtype, torch.float32)  # what follows a bfloat16 product is float32
+
+
+def _temperature(scale: Tensor, dtype: torch.dtype, kernels: bool) -> tuple[Tensor | float, bool]:
+    """tau, which stays on a GPU, and whether the CPU kernel serves it."""
+    tau = scale.item() if scale.device.type == "cpu" else scale
+    return tau, kernels and cpu_kernel.available(scale.device, dtype, tau)
+
+
+def _keeps_product(words: Tensor, regions: Tensor, keep: bool) -> bool:
+    return keep and len(words) * regions.shape[0] * regions.shape[1] <= MOST_SAVED
+
+
+# --- Both as operators of torch, which fake tensors, torch.compile and the profiler know ------------------------------
+
+_alignment = torch.library.custom_op(
+    "esl::alignment",
+    forward,
+    mutates_args=(),
+    schema="(Tensor words, Tensor? places, Tensor regions, Tensor scale, Tensor? region_mask, int[] lengths, bool keep,"
+    " int? memory, bool kernels) -> (Tensor, Tensor)",
+)
+_alignment_backward = torch.library.custom_op(
+    "esl::alignment_backward",
+    backward,
+    mutates_args={"product"},
+    schema="(Tensor words, Tensor regions, Tensor scale, Tensor? region_mask, Tensor(a!) product, Tensor grad,"
+    " int[] lengths, int? memory, bool kernels) -> (Tensor, Tensor, Tensor)",
+)
+
+
+@_alignment.register_fake
+def _forward_shapes(words, places, regions, scale, region_mask, lengths, keep, memory, kernels):
+    size = (len(words), regions.shape[0] * regions.shape[1]) if _keeps_product(words, regions, keep) else (0,)
+    return words.new_empty(len(lengths), len(regions), dtype=_score_type(words)), words.new_empty(size)
+
+
+@_alignment_backward.register_fake
+def _backward_shapes(words, regions, scale, region_mask, product, grad, lengths, memory, kernels):
+    grad_regions = regions.new_empty(regions.shape[1], len(regions), regions.shape[2]).transpose(0, 1)  # (B, R, E)
+    return torch.empty_like(words), grad_regions, torch.empty_like(scale)
+
+
+def _save(ctx, inputs, output) -> None:
+    words, _, regions, scale, region_mask, ctx.lengths, _, ctx.memory, ctx.kernels = inputs
+    ctx.save_for_backward(words, regions, scale, region_mask, output[1])
+
+
+def _backward(ctx, grad, _):
+    words, regions, scale, mask, product = ctx.saved_tensors
+    grads = _alignment_backward(words, regions, scale, mask, product, grad, ctx.lengths, ctx.memory, ctx.kernels)
+    return grads[0], None, grads[1], grads[2], None, None, None, None, None
+
+
+_alignment.register_autograd(_backward, setup_context=_save)
+for device_type in ("cpu", "cuda"):
+    _alignment.register_autocast(device_type, torch.float32)
+    _alignment_backward.register_autocast(device_type, torch.float32)
 
 
 class _Masks(NamedTuple):
@@ -170,7 +214,7 @@ def _block_product(words: Tensor, columns: Tensor, scratch: tiles.Scratch) -> Te
 
 def _block_scores(
     S: Tensor,
-    scale: float,
+    scale: Tensor | float,
     block: tiles.Block,
     mask: Tensor | None,
     size: tiles.Budget,
@@ -189,7 +233,7 @@ def _block_scores(
 
 def _block_gradients(
     rows: Tensor,
-    scale: float,
+    scale: Tensor | float,
     block: tiles.Block,
     mask: Tensor | None,
     size: tiles.Budget,
@@ -210,9 +254,10 @@ def _norms(g: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     return squares.sum(WORDS, keepdim=True).sqrt_(), squares.sum(REGIONS, keepdim=True).sqrt_()
 
 
-def _softmax_weights(logits: Tensor, over: int, scale: float, mask: Tensor | None) -> Tensor:
-    """exp(logits), 0 at padding, in place. |logits| <= scale, so only a large scale needs the usual subtraction."""
-    if scale > LARGEST_PLAIN_SCALE:
+def _softmax_weights(logits: Tensor, over: int, scale: Tensor | float, mask: Tensor | None) -> Tensor:
+    """exp(logits), 0 at padding, in place. |logits| <= scale, so only a large scale, or one that only a
+    GPU knows, needs the usual subtraction."""
+    if isinstance(scale, Tensor) or scale > LARGEST_PLAIN_SCALE:
         if mask is not None:
             logits.masked_fill_(~mask, -torch.inf)
         return logits.sub_(logits.amax(over, keepdim=True)).exp_()
@@ -220,7 +265,7 @@ def _softmax_weights(logits: Tensor, over: int, scale: float, mask: Tensor | Non
     return weights if mask is None else weights.mul_(mask)
 
 
-def _pair_scores(S: Tensor, scale: float, masks: _Masks, scratch: tiles.Scratch) -> Tensor:
+def _pair_scores(S: Tensor, scale: Tensor | float, masks: _Masks, scratch: tiles.Scratch) -> Tensor:
     """Scores (C, B) of a tile S (C, W, R, B)."""
     g = torch.tanh(S, out=scratch.take("attention", *S.shape, dtype=S.dtype))
     torch.nn.functional.leaky_relu_(g, NEGATIVE_SLOPE)
@@ -239,7 +284,9 @@ def _pair_scores(S: Tensor, scale: float, masks: _Masks, scratch: tiles.Scratch)
     return to_image.div_(masks.word_count).add_(to_text.div_(region_count))
 
 
-def _into_gradients(S: Tensor, scale: float, masks: _Masks, upstream: Tensor, scratch: tiles.Scratch) -> Tensor:
+def _into_gradients(
+    S: Tensor, scale: Tensor | float, masks: _Masks, upstream: Tensor, scratch: tiles.Scratch
+) -> Tensor:
     """Turn a tile S (C, W, R, B) into the gradient with respect to it; returns that with respect to the scale.
 
     `upstream` (C, B) is the gradient of the tile's scores. With e = exp(logits), n = |g|, logits = scale g / (n + eps):
@@ -260,7 +307,8 @@ def _into_gradients(S: Tensor, scale: float, masks: _Masks, upstream: Tensor, sc
     grad_S.zero_(), grad_g.zero_()
     for norm, norm_dim, over, mask, up in directions:
         inverse = 1 / (norm + EPSILON)
-        _softmax_weights(torch.mul(g, scale * inverse, out=e), over, scale, mask)
+        factor = scale * inverse
+        _softmax_weights(torch.mul(g, factor, out=e), over, scale, mask)
         total = e.sum(over, keepdim=True)
         pooled = torch.mul(e, S, out=spare).sum(over, keepdim=True).div_(total)
         share = up[:, None, None] / total
@@ -268,8 +316,8 @@ def _into_gradients(S: Tensor, scale: float, masks: _Masks, upstream: Tensor, sc
         grad_logits = spare.addcmul_(e, pooled, value=-1).mul_(share)
         along = torch.mul(grad_logits, g, out=e).sum(norm_dim, keepdim=True).mul_(inverse)  # <d logits, unit>
         grad_scale = grad_scale + along.sum()
-        grad_g.addcmul_(grad_logits, inverse, value=scale)
-        grad_g.addcmul_(g, along.mul_(inverse).div_(norm.masked_fill(norm == 0, torch.inf)), value=-scale)
+        grad_g.addcmul_(grad_logits, factor)
+        grad_g.addcmul_(g, along.mul_(factor).div_(norm.masked_fill(norm == 0, torch.inf)), value=-1)
     torch.ops.aten.leaky_relu_backward.grad_input(grad_g, tanh, NEGATIVE_SLOPE, False, grad_input=grad_g)
     torch.ops.aten.tanh_backward.grad_input(grad_g, tanh, grad_input=grad_g)
     torch.add(grad_S, grad_g, out=S)

@@ -17,8 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from lib.fragments import on_device
 
 BUFFERS = 2  # arrays of a tile's size that are written again and again; S itself is only streamed
 TYPICAL_WORDS = 16
@@ -81,26 +84,33 @@ class Block:
     @functools.cached_property
     def counts(self) -> Tensor | None:
         """Words of each caption, int32 (C,); None where all have `width`."""
-        if self.lengths[0] == self.width:
-            return None
-        return torch.tensor(self.lengths, dtype=torch.int32).to(self.device, non_blocking=True)
+        return None if self._real is None else on_device(np.array(self.lengths, dtype=np.int32), self.device)
 
     @functools.cached_property
     def mask(self) -> Tensor | None:
         """Real words (C, W), None where all captions have `width`."""
-        return None if self.counts is None else torch.arange(self.width, device=self.device) < self.counts[:, None]
+        return None if self._real is None else on_device(self._real, self.device)
 
     def pad(self, packed: Tensor) -> Tensor:
         """Packed words (rows, ...) with zero rows where captions are shorter: (C * W, ...)."""
-        if self.mask is None:
+        if self._real is None:
             return packed
-        padded = packed.new_zeros(self.mask.numel(), *packed.shape[1:])  # (C * W, ...)
-        padded[self.mask.flatten()] = packed
-        return padded
+        padded = packed.new_zeros(self._real.size, *packed.shape[1:])  # (C * W, ...)
+        return padded.index_copy_(0, self._places, packed)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """The inverse of `pad`: (C * W, ...) -> (rows, ...)."""
-        return padded if self.mask is None else padded[self.mask.flatten()]
+        return padded if self._real is None else padded.index_select(0, self._places)
+
+    @functools.cached_property
+    def _real(self) -> np.ndarray | None:
+        if self.lengths[0] == self.width:
+            return None
+        return np.arange(self.width) < np.array(self.lengths)[:, None]  # (C, W)
+
+    @functools.cached_property
+    def _places(self) -> Tensor:
+        return on_device(np.flatnonzero(self._real), self.device)  # (rows,)
 
     def tiles(self, columns: int, elements: int) -> Iterator[slice]:
         """Captions of the block, from 0, in runs whose part of S has about `elements` values."""

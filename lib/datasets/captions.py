@@ -97,4 +97,4 @@ def pad_tokens(captions: list[np.ndarray]) -> Tokens:
     padded = np.zeros((len(captions), max(lengths, default=0)), dtype=np.int64)
     for row, ids in zip(padded, captions, strict=True):
         row[: len(ids)] = ids
-    return Tokens(torch.from_numpy(padded), torch.tensor(lengths, dtype=torch.int64))
+    return Tokens(torch.from_numpy(padded), np.array(lengths, dtype=np.int64))

@@ -25,7 +25,7 @@ class TrainBatch(NamedTuple):
 
     images: Fragments | Tensor  # regions in the dtype of their file, or raw images (B, 3, H, W)
     captions: Tokens  # (B, W)
-    indices: Tensor  # (B,) the captions' places in the split
+    indices: np.ndarray  # (B,) the captions' places in the split
 
 
 class Pairs(Dataset):
@@ -132,13 +132,13 @@ def train_loader(inputs: Inputs, batch_size: int, seed: int, workers: int = 0, p
 
 def _collate_pairs(samples: list) -> TrainBatch:
     images, captions, indices = zip(*samples, strict=True)
-    return TrainBatch(_stack(images), pad_tokens(captions), torch.tensor(indices))
+    return TrainBatch(_stack(images), pad_tokens(captions), np.array(indices))
 
 
 def _stack(images: tuple) -> Fragments | Tensor:
     if isinstance(images[0], Fragments):
-        features, masks = zip(*images, strict=True)
-        return Fragments(torch.stack(features), torch.stack(masks))  # (B, R, D), (B, R)
+        features = torch.stack([image.features for image in images])  # (B, R, D)
+        return Fragments(features, np.stack([image.real for image in images]))
     return default_collate(images)  # (B, 3, H, W), in a worker straight into shared memory
 
 
@@ -161,7 +161,7 @@ def image_batches(images: Callable, batch_size: int, workers: int = 0, pin_memor
     return Loader(InOrder(images), _stack, workers, batch_size=batch_size, pin_memory=pin_memory)
 
 
-def caption_batches(captions: TokenisedCaptions, tokens_per_batch: int) -> list[tuple[Tensor, Tokens]]:
+def caption_batches(captions: TokenisedCaptions, tokens_per_batch: int) -> list[tuple[np.ndarray, Tokens]]:
     """All captions without noise as (indices (C,), Tokens (C, W)), longest first, so that padding is rare.
 
     A batch holds at most `tokens_per_batch` tokens, padding included, and at least one caption.
@@ -172,6 +172,6 @@ def caption_batches(captions: TokenisedCaptions, tokens_per_batch: int) -> list[
     while start < len(order):
         stop = start + max(1, tokens_per_batch // int(lengths[order[start]]))
         indices = order[start:stop]
-        batches.append((torch.from_numpy(indices), pad_tokens([captions.ids(index) for index in indices])))
+        batches.append((indices, pad_tokens([captions.ids(index) for index in indices])))
         start = stop
     return batches

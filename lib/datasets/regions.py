@@ -108,7 +108,7 @@ class RegionImages:
         if rng is not None:
             kept = mask & (rng.random(len(mask)) >= SIZE_AUGMENT)
             mask = kept if kept.any() else mask
-        return Fragments(torch.from_numpy(features), torch.from_numpy(mask))
+        return Fragments(torch.from_numpy(features), mask)
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, int, int], np.dtype]:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -19,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from lib.encoders.encoder import TextEncoder
 from lib.errors import InputError
-from lib.fragments import Fragments, Tokens
+from lib.fragments import Fragments, Tokens, on_device
 
 BUCKET_TOKENS = {"cpu": 512, "cuda": 4096}  # tokens that keep the device busy; a smaller bucket only adds overhead
 MOST_BUCKETS = 8
@@ -43,29 +44,33 @@ class BertEncoder(TextEncoder):
         self.linear = nn.Linear(bert.config.hidden_size, embed_size)
 
     def forward(self, captions: Tokens) -> Fragments:
-        lengths, order = captions.lengths.sort(stable=True)  # (C,)
-        longest, mask = lengths.tolist(), captions.mask
-        place = order.to(mask.device)
+        order = np.argsort(captions.lengths, kind="stable")  # (C,)
+        lengths, width = captions.lengths[order], captions.ids.shape[1]
+        ids = captions.ids.index_select(0, on_device(order, captions.ids.device))  # (C, W)
         buckets = [
-            self._encode(*(x[place[start:stop], : longest[stop - 1]] for x in (captions.ids, mask)))
-            for start, stop in _buckets(longest, mask.device)
+            self._encode(Tokens(ids[start:stop, : lengths[stop - 1]], lengths[start:stop]))
+            for start, stop in _buckets(lengths, ids.device)
         ]  # each (c, w, D)
-        width = mask.shape[1]
         features = torch.cat([pad(bucket, (0, 0, 0, width - bucket.shape[1])) for bucket in buckets])  # (C, W, D)
-        return Fragments(features[place.argsort()], mask)
+        back = on_device(np.argsort(order), ids.device)  # (C,)
+        return Fragments(features.index_select(0, back), captions.real)
 
-    def _encode(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        hidden = self.bert(input_ids=token_ids, attention_mask=mask.long()).last_hidden_state  # (c, w, hidden)
+    def _encode(self, tokens: Tokens) -> Tensor:
+        if tokens.real.all():
+            return self.linear(self.bert(input_ids=tokens.ids).last_hidden_state)  # (c, w, D)
+        mask = tokens.mask
+        seen = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (c, 1, w, w), at which BERT won't look
+        hidden = self.bert(input_ids=tokens.ids, attention_mask=seen).last_hidden_state  # (c, w, hidden)
         return self.linear(hidden).masked_fill(~mask[..., None], 0.0)  # (c, w, D)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         return list(self.bert.parameters())
 
 
-def _buckets(lengths: list[int], device: torch.device) -> list[tuple[int, int]]:
+def _buckets(lengths: np.ndarray, device: torch.device) -> list[tuple[int, int]]:
     """Where captions of ascending `lengths` are cut into equal buckets, as few as keep the device busy."""
     tokens = BUCKET_TOKENS.get(device.type, BUCKET_TOKENS["cuda"])
-    size = -(-len(lengths) // min(MOST_BUCKETS, max(1, sum(lengths) // tokens)))  # captions of a bucket
+    size = -(-len(lengths) // min(MOST_BUCKETS, max(1, int(lengths.sum()) // tokens)))  # captions of a bucket
     return [(start, min(start + size, len(lengths))) for start in range(0, len(lengths), size)]
 
 

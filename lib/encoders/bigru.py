@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -14,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from lib.encoders.encoder import Paths, TextEncoder
 from lib.encoders.word_vectors import read_word_vectors
 from lib.errors import InputError
-from lib.fragments import Fragments, Tokens
+from lib.fragments import Fragments, Tokens, on_device
 from lib.vocabulary import HOW, read_vocabulary
 
 
@@ -32,11 +33,14 @@ class BiGRUEncoder(TextEncoder):
         self.gru = nn.GRU(word_dim, embed_size, num_layers, batch_first=True, bidirectional=True)
 
     def forward(self, captions: Tokens) -> Fragments:
-        ids, *order = pack_padded_sequence(captions.ids, captions.lengths, batch_first=True, enforce_sorted=False)
-        hidden, *_ = self.gru(PackedSequence(self.embed(ids), *order))[0]  # (N, 2 * D)
-        mean = PackedSequence(_mean_of_directions(hidden), *order)  # (N, D)
+        order = np.argsort(-captions.lengths, kind="stable")  # (C,)
+        ids = captions.ids.index_select(0, on_device(order, captions.ids.device))  # (C, W)
+        ids, *steps = pack_padded_sequence(ids, torch.from_numpy(captions.lengths[order]), batch_first=True)
+        hidden, *_ = self.gru(PackedSequence(self.embed(ids), *steps))[0]  # (N, 2 * D)
+        mean = PackedSequence(_mean_of_directions(hidden), *steps)  # (N, D)
         features, _ = pad_packed_sequence(mean, batch_first=True, total_length=captions.ids.shape[1])
-        return Fragments(features, captions.mask)  # (C, W, D)
+        back = on_device(np.argsort(order), features.device)  # (C,)
+        return Fragments(features.index_select(0, back), captions.real)  # (C, W, D)
 
 
 def _mean_of_directions(hidden: Tensor) -> Tensor:

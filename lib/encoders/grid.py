@@ -5,7 +5,7 @@ Letters: B images, R grid cells, D embedding size, H and W side lengths in pixel
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from lib.encoders.backbones import CHANNELS, build_backbone
@@ -14,6 +14,7 @@ from lib.encoders.regions import projection
 from lib.encoders.transforms import BASE_SIZE, SquareTransform, bgr_minus_mean, imagenet_normalize, input_size
 from lib.errors import InputError
 from lib.fragments import Fragments
+from lib.host_random import host_rand
 
 LARGEST_FACTOR = 64  # squares of 16,384 pixels
 
@@ -31,16 +32,15 @@ class GridEncoder(ImageEncoder):
 
     def forward(self, images: Tensor) -> Fragments:
         cells = self.backbone(images).flatten(2).transpose(1, 2)  # (B, R, backbone_dim)
-        mask = self.cell_mask(*cells.shape[:2], cells.device)
-        return Fragments(self.fc(cells.to(self.fc.weight.dtype)), mask)  # (B, R, D)
+        return Fragments(self.fc(cells.to(self.fc.weight.dtype)), self.kept_cells(*cells.shape[:2]))  # (B, R, D)
 
-    def cell_mask(self, images: int, cells: int, device=None) -> Tensor:
+    def kept_cells(self, images: int, cells: int) -> np.ndarray:
         """Which cells (B, R) stay: all of them in evaluation; at least one of each image while training."""
         if not self.training:
-            return torch.ones(images, cells, dtype=torch.bool, device=device)
-        u = torch.rand(images, 1, device=device)
-        dropped = (torch.rand(images, cells, device=device) < 0.2 * u) & (u > 0.2)
-        return ~(dropped & ~dropped.all(1, keepdim=True))
+            return np.ones((images, cells), dtype=bool)
+        u, draws = host_rand(images, 1), host_rand(images, cells)
+        dropped = (draws < 0.2 * u) & (u > 0.2)
+        return (~(dropped & ~dropped.all(1, keepdim=True))).numpy()
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         return list(self.backbone.parameters())

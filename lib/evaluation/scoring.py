@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lib.datasets.inputs import Inputs
 from lib.datasets.loaders import caption_batches, image_batches
 from lib.errors import InputError
-from lib.fragments import Fragments
+from lib.fragments import Fragments, on_device
 from lib.parallel import Runner
 
 TOKENS_PER_CAPTION = 16  # a caption batch holds about as many tokens as batch_size captions of this length
@@ -44,7 +44,7 @@ def score_split(
         tiles, image_vectors = encode_images(runner, images, len(inputs.images), vectors)
         captions = caption_batches(inputs.captions, batch_size * TOKENS_PER_CAPTION)
         prepared, caption_vectors = encode_captions(runner, captions, len(inputs.captions), vectors)
-        return SplitScores(_matrix(runner, tiles, prepared), image_vectors, caption_vectors)
+        return SplitScores(_matrix(runner, tiles, prepared).numpy(), image_vectors, caption_vectors)
     finally:
         runner.model.train(training)
 
@@ -58,7 +58,7 @@ def encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool):
         for batch in batches:
             encoded = runner.encode_images(batch.to(runner.device, non_blocking=True))
             if vectors:
-                found.append(runner.model.similarity.embed_images(encoded).float().cpu())
+                found.append(runner.model.similarity.embed_images(encoded).float())
             bar.update(encoded.count)
             yield runner.prepare_images(encoded)
 
@@ -67,7 +67,7 @@ def encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool):
     read = sum(tile.count for tile in tiles)
     if read != count:
         raise InputError(f"{read} images were read where {count} were expected; check the features and ids files")
-    return tiles, torch.cat(found).numpy() if vectors else None
+    return tiles, torch.cat(found).cpu().numpy() if vectors else None
 
 
 @torch.inference_mode()
@@ -79,19 +79,19 @@ def encode_captions(runner: Runner, batches: Iterable, count: int, vectors: bool
             encoded = runner.encode_captions(tokens.to(runner.device, non_blocking=True))
             prepared.append((columns, runner.prepare_captions(encoded)))
             if vectors:
-                found.append(runner.model.similarity.embed_captions(encoded).float().cpu())
+                found.append(runner.model.similarity.embed_captions(encoded).float())
             bar.update(len(columns))
     if not vectors:
         return prepared, None
-    ordered = torch.empty(count, found[0].shape[1])
-    ordered[torch.cat([columns for columns, _ in prepared])] = torch.cat(found)
-    return prepared, ordered.numpy()
+    ordered = np.empty((count, found[0].shape[1]), dtype=np.float32)
+    ordered[np.concatenate([columns for columns, _ in prepared])] = torch.cat(found).cpu().numpy()
+    return prepared, ordered
 
 
-def _matrix(runner: Runner, tiles: list[Fragments], captions: list[tuple[Tensor, Fragments]]) -> np.ndarray:
+def _matrix(runner: Runner, tiles: list[Fragments], captions: list[tuple[np.ndarray, Fragments]]) -> Tensor:
     """Scores float32 (N, C) of all pairs, tile by tile; several GPUs share the tiles."""
     starts = np.cumsum([0, *(tile.count for tile in tiles)]).tolist()
-    matrix = torch.empty(starts[-1], sum(len(columns) for columns, _ in captions))
+    matrix = torch.empty(starts[-1], sum(len(columns) for columns, _ in captions), device="cpu")
     heads = runner.heads()
     shares = np.array_split(np.arange(len(tiles)), len(heads))
 
@@ -104,10 +104,10 @@ def _matrix(runner: Runner, tiles: list[Fragments], captions: list[tuple[Tensor,
             part = torch.empty(whole.shape, device=device)
         own = [tiles[index].to(device) for index in share]
         for columns, prepared in captions:
-            columns, prepared, start = columns.to(device), prepared.to(device), 0
+            places, prepared, start = on_device(columns, device), prepared.to(device, non_blocking=True), 0
             for tile in own:
                 scores = head.score(tile, prepared)  # (B, C)
-                part[start : start + len(scores), columns] = scores.float()
+                part[start : start + len(scores)].index_copy_(1, places, scores.float())
                 start += len(scores)
                 bar.update(scores.numel())
         if part is not whole:
@@ -119,7 +119,7 @@ def _matrix(runner: Runner, tiles: list[Fragments], captions: list[tuple[Tensor,
         else:
             with ThreadPoolExecutor(len(heads)) as pool:
                 list(pool.map(score_share, heads, runner.devices, shares))
-    return matrix.numpy()
+    return matrix
 
 
 def _tiles(batches: Iterable[Fragments], count: int, runner: Runner) -> Iterator[Fragments]:
@@ -127,7 +127,7 @@ def _tiles(batches: Iterable[Fragments], count: int, runner: Runner) -> Iterator
 
     A tile is region-major in memory, so that no product needs to copy it again.
     """
-    features = mask = None
+    features = real = None
     filled = 0
     for batch in batches:
         start = 0
@@ -136,17 +136,17 @@ def _tiles(batches: Iterable[Fragments], count: int, runner: Runner) -> Iterator
                 regions, size, device = *batch.features.shape[1:], batch.features.device
                 tile = runner.model.similarity.images_per_tile(regions, count, device)
                 tile = min(tile, -(-count // len(runner.devices)))
-                features, mask = batch.features.new_empty(regions, tile, size), batch.mask.new_empty(tile, regions)
-            part = slice(start, start + len(mask) - filled)
-            taken = len(batch.mask[part])
+                features, real = batch.features.new_empty(regions, tile, size), np.empty((tile, regions), dtype=bool)
+            part = slice(start, start + len(real) - filled)
+            taken = len(batch.real[part])
             features[:, filled : filled + taken] = batch.features[part].transpose(0, 1)  # (R, B, K)
-            mask[filled : filled + taken] = batch.mask[part]
+            real[filled : filled + taken] = batch.real[part]
             start, filled = start + taken, filled + taken
-            if filled == len(mask):
-                yield Fragments(features.transpose(0, 1), mask)  # (B, R, K)
+            if filled == len(real):
+                yield Fragments(features.transpose(0, 1), real)  # (B, R, K)
                 features, filled = None, 0
     if features is not None:
-        yield Fragments(features[:, :filled].transpose(0, 1), mask[:filled])
+        yield Fragments(features[:, :filled].transpose(0, 1), real[:filled])
 
 
 class _Progress(tqdm):

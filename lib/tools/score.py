@@ -166,7 +166,7 @@ def region_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
             boxes = source.boxes(row, Path(args.boxes) if args.boxes else None)
         candidates.append(Candidate(
             str(args.features) if args.row is None else f"{args.features} row {row}",
-            Fragments(torch.from_numpy(features), torch.from_numpy(mask)),
+            Fragments(torch.from_numpy(features), mask),
             args.image[0] if args.image else None, None if boxes is None else boxes[mask], grid,
         ))  # fmt: skip
     return candidates
@@ -211,12 +211,12 @@ def word_rows(
     """The words of a caption, its frame included, and how they match the image's real regions (words, R): the mean over
     each word's tokens."""
     image = candidate.image
-    batch = image[None] if isinstance(image, Tensor) else Fragments(*(x[None] for x in image))
+    batch = image[None] if isinstance(image, Tensor) else Fragments(image.features[None], image.real[None])
     head = runner.model.similarity
     regions = head.prepare_images(runner.encode_images(batch.to(runner.device)))
     tokens = head.prepare_captions(runner.encode_captions(pad_tokens([captions.ids(index)]).to(runner.device)))
     S = head.attention(regions, tokens)[0, 0].float().cpu().numpy()  # (W, R)
-    S = S[:, regions.mask[0].cpu().numpy()]
+    S = S[:, regions.real[0]]
     words = captions.word_tokens(index)
     return [word for word, _ in words], np.stack([S[place].mean(0) for _, place in words])
 

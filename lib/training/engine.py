@@ -6,6 +6,7 @@ Letters: B matching pairs of a batch.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 
@@ -14,12 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from lib.datasets.loaders import Loader, TrainBatch
-from lib.errors import InputError
+from lib.errors import InputError, listed
 from lib.fragments import Fragments
 from lib.parallel import Runner, seed_devices
-from lib.training.optim import set_learning_rates
+from lib.training.optim import set_learning_rates, step_if
 from lib.training.schedule import Phase, Schedule
-from lib.training.tracking import EpochLog
+from lib.training.tracking import EpochLog, Step
+
+logger = logging.getLogger("esl")
+MOST_SKIPPED = 3
 
 
 @dataclasses.dataclass
@@ -36,13 +40,15 @@ class Trainer:
     grad_clip: float = 2.0
     accumulate: int = 1
     seed: int = 0
+    skipped: int = 0  # steps in a row, up to now
 
     def train_epoch(
         self, loader: Loader, epoch: int, step: int, log: EpochLog, after_step: Callable[[int], None]
     ) -> int:
         """Train on every batch of the loader once and return the global step reached.
 
-        `after_step(step)` is called after each step but the last. Raises InputError when the loss is no longer finite.
+        `after_step(step)` is called after each step but the last. Raises InputError when MOST_SKIPPED steps in a row
+        gave no finite loss or gradient.
         """
         self.runner.model.train()
         self.seed_epoch(epoch)
@@ -51,19 +57,21 @@ class Trainer:
         self.runner.model.image_encoder.fix_blocks(self.schedule.at(epoch, 0, steps).fixed_blocks)
         for index, batch in enumerate(log.timed(loader)):
             loss, norm = self.step(batch, self.schedule.at(epoch, index, steps))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise InputError(
-                    f"the loss is {loss} at epoch {epoch}, step {index} (gradient norm {norm}): lower --learning_rate "
-                    "or --grad_clip; the checkpoints written so far are kept"
-                )
             step += 1
-            log.step(step, len(batch.indices), loss, norm, self.optimizer.param_groups[0]["lr"])
+            for done in log.step(step, batch.indices, loss, norm, self.optimizer.param_groups[0]["lr"]):
+                self._watch(done)
             if index + 1 < steps:
                 after_step(step)
         return step
 
-    def step(self, batch: TrainBatch, phase: Phase) -> tuple[float, float]:
-        """One optimizer step; returns the loss (of the whole batch, before its scale) and the norm before clipping."""
+    def step(self, batch: TrainBatch, phase: Phase) -> tuple[Tensor, Tensor]:
+        """One optimizer step; returns the loss (of the whole batch, before its scale) and the norm before clipping.
+
+        Both stay on the device. Where they are not finite, weights, optimizer and BatchNorm statistics stay as they
+        were.
+        """
+        buffers = list(self.runner.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
         images = batch.images.to(self.runner.device, non_blocking=True)
         captions = batch.captions.to(self.runner.device, non_blocking=True)
         set_learning_rates(self.optimizer, phase.learning_rate)
@@ -71,9 +79,11 @@ class Trainer:
         loss = self._backward(images, captions, phase)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip if self.grad_clip > 0 else math.inf)
-        if torch.isfinite(norm):  # else the weights stay as they were, and the epoch stops
-            self.optimizer.step()
-        return float(loss.detach()), float(norm)
+        finite = loss.isfinite() & norm.isfinite()
+        step_if(self.optimizer, finite)
+        for buffer, earlier in zip(buffers, before, strict=True):
+            torch.where(finite, buffer, earlier, out=buffer)
+        return loss.detach(), norm
 
     def _backward(self, images, captions, phase: Phase) -> Tensor:
         """Leave the gradients of the scaled loss in the parameters; returns the loss."""
@@ -87,6 +97,21 @@ class Trainer:
         encoded_captions.backward()
         encoded_images.backward()
         return loss
+
+    def _watch(self, done: Step) -> None:
+        if math.isfinite(done.loss) and math.isfinite(done.norm):
+            self.skipped = 0
+            return
+        self.skipped += 1
+        found = f"the loss is {done.loss}, the gradient norm {done.norm}"
+        captions = listed(done.captions.tolist(), 8)
+        logger.warning("warning: step %d was skipped: %s (rows of its captions: %s)", done.number, found, captions)
+        if self.skipped == MOST_SKIPPED:
+            raise InputError(
+                f"{MOST_SKIPPED} steps in a row were skipped, the last one step {done.number}: {found}; look at "
+                "these captions and their images, or lower --learning_rate or --grad_clip; the checkpoints written so "
+                "far are kept"
+            )
 
     def seed_epoch(self, epoch: int) -> None:
         """Seed torch's own draws (dropout, dropped cells) of an epoch, so that a resumed run repeats them."""
@@ -111,8 +136,8 @@ class ChunkedEncoding:
             self.pieces.append((chunk, random_state(device)))
             with torch.no_grad():
                 outputs.append(encode(chunk))
-        features, mask = Fragments.cat(outputs)
-        self.fragments = Fragments(features.requires_grad_(), mask)
+        self.fragments = Fragments.cat(outputs)
+        self.fragments.features.requires_grad_()
 
     def backward(self) -> None:
         """Take the gradient of the fragments back through the encoder."""

@@ -28,6 +28,8 @@ FREE = {
     "logger_name", "model_name", "data_path", "val_split", "image_list", "num_epochs", "word_vectors",
     "precomp_enc_type",
 }  # fmt: skip
+# Entries of an optimizer's groups that a resumed run has of its own.
+OWN = ("base_lr", "weight_decay", "fused")
 # Settings without which an RSUM can't be compared with an earlier one.
 JUDGED_ON = ("data_name", "data_path", "val_split")
 
@@ -122,18 +124,19 @@ def _place(name: str, settings: dict[str, Any]):
 
 
 def _restore(optimizer, checkpoint: Checkpoint) -> None:
-    """Give the optimizer its state back, but for learning rates and weight decay, which are those of this run."""
-    own = [{name: group[name] for name in ("base_lr", "weight_decay")} for group in optimizer.param_groups]
+    """Give the optimizer its state back, but for what is OWN to this run."""
+    own = [{name: group[name] for name in OWN if name in group} for group in optimizer.param_groups]
     try:
-        adam = ["betas" in group for group in checkpoint.optimizer["param_groups"]]
-        if any(each != ("betas" in optimizer.defaults) for each in adam):
+        saved = checkpoint.optimizer["param_groups"]
+        if any(("betas" in group) != ("betas" in optimizer.defaults) for group in saved):
             raise ValueError("it is of another optimizer")
-        optimizer.load_state_dict(checkpoint.optimizer)
+        if len(saved) != len(own):
+            raise ValueError(f"it has {len(saved)} groups of parameters, not {len(own)}")
+        groups = [group | mine for group, mine in zip(saved, own, strict=True)]
+        optimizer.load_state_dict({**checkpoint.optimizer, "param_groups": groups})
     except (ValueError, KeyError) as error:
         reason = f"its optimizer state does not fit ({error}); use the same --optim"
         raise InputError(f"{checkpoint.path}: {reason}") from None
-    for group, settings in zip(optimizer.param_groups, own, strict=True):
-        group.update(settings)
 
 
 def move_aside(folder: Path) -> None:

@@ -5,7 +5,7 @@ Groups bring their own learning rate and weight decay."""
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib.model import MatchingModel
 
@@ -15,7 +15,7 @@ WEIGHT_DECAY = 1e-4
 
 def adamw(groups: list[dict]) -> torch.optim.Optimizer:
     """AdamW with weight decay on everything."""
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=_fused(groups))
 
 
 def sgd(groups: list[dict]) -> torch.optim.Optimizer:
@@ -28,7 +28,12 @@ def sgd(groups: list[dict]) -> torch.optim.Optimizer:
             group["lr"] = group["base_lr"]
         if group["name"] != "backbone":
             group["weight_decay"] = 0.0
-    return torch.optim.SGD(groups, momentum=0.9, nesterov=with_backbone)
+    return torch.optim.SGD(groups, momentum=0.9, nesterov=with_backbone, fused=_fused(groups))
+
+
+def _fused(groups: list[dict]) -> bool | None:
+    """One kernel for all parameters on a GPU, which alone can leave out a step there; None: what torch chooses."""
+    return groups[0]["params"][0].is_cuda or None
 
 
 OPTIMIZERS = {"adam": adamw, "sgd": sgd}
@@ -64,3 +69,13 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Give every group this share of its own rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """Take a step where `finite` () is true. A fused optimizer finds that out on its GPU, for others the CPU waits."""
+    if finite.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # as torch.amp.GradScaler tells it
+        optimizer.step()
+        del optimizer.grad_scale, optimizer.found_inf
+    elif finite:
+        optimizer.step()

@@ -147,7 +147,7 @@ def test_a_second_derivative_is_refused():
     given.images.features.requires_grad_()
     scores = torch_scores(given)(*given[:3])
     (gradient,) = torch.autograd.grad(scores.square().sum(), given.images.features, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.sum().backward()
 
 

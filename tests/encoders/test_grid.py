@@ -33,18 +33,18 @@ def test_grid_cells_are_row_by_row_and_all_there_in_evaluation():
 def test_grid_cells_are_dropped_as_often_as_the_paper_says():
     encoder = GridEncoder(Pool(), 3, 6).train()
     torch.manual_seed(3)
-    mask = encoder.cell_mask(4000, 64)
-    untouched = mask.all(1).float().mean()
+    kept = encoder.kept_cells(4000, 64)
+    untouched = kept.all(1).mean()
     # P(u <= 0.2) plus the chance that no cell of a drawing image falls; mean share: integral of 0.2 u from 0.2 to 1
     u = torch.linspace(0.2, 1, 10001, dtype=torch.float64)
     assert abs(untouched - (0.2 + float(((1 - 0.2 * u) ** 64).mean() * 0.8))) < 0.02
-    assert abs((~mask).float().mean() - 0.2 * (1 - 0.2**2) / 2) < 0.003
+    assert abs((~kept).mean() - 0.2 * (1 - 0.2**2) / 2) < 0.003
 
 
 def test_an_image_that_would_lose_every_cell_keeps_them():
     encoder = GridEncoder(Pool(), 3, 6).train()
-    assert encoder.cell_mask(4000, 1).all()
-    pairs = encoder.cell_mask(4000, 2)
+    assert encoder.kept_cells(4000, 1).all()
+    pairs = encoder.kept_cells(4000, 2)
     assert pairs.any(1).all() and not pairs.all()
 
 

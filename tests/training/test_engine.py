@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ from lib.training.losses import HingeTriplet
 from lib.training.optim import OPTIMIZERS, build_optimizer
 from lib.training.schedule import Phase, Schedule
 from lib.training.tracking import EpochLog, Tracker
-from tests.helpers import HEADS, IMG_DIM, open_sample, scalars, small_batch, small_config, threads
+from tests.helpers import HEADS, IMG_DIM, differences, open_sample, scalars, small_batch, small_config, threads
 
 CPU = torch.device("cpu")
 HARDEST, ALL = (Phase(1.0, hardest, 1.0, 0) for hardest in (True, False))  # negatives that count
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("single_thread")
 def model_and_batch(similarity: str = "esl_a", grid: bool = False, dropout: float = 0.1):
     model = build_model(small_config(similarity, grid, dropout)).train()
     images, captions = small_batch(grid)
-    return model, TrainBatch(images, captions, torch.arange(captions.count))
+    return model, TrainBatch(images, captions, np.arange(captions.count))
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -54,7 +55,7 @@ def trainer_of(model, optimizer=None, margin: float = 0.2, precision: str = "flo
 
 def step_gradients(model, batch, phase: Phase, **settings):
     """Loss, gradient norm and gradients of a step that changes no weight."""
-    loss, norm = trainer_of(model, **settings).step(batch, phase)
+    loss, norm = map(float, trainer_of(model, **settings).step(batch, phase))
     return loss, norm, gradients(model)
 
 
@@ -81,10 +82,7 @@ def assert_gradients_equal(found: dict, expected: dict, tolerance: float) -> Non
 def keep_all_cells(model, monkeypatch) -> None:
     """Let a grid encoder in training mode drop no cell."""
 
-    def keep(images, cells, device=None):
-        return torch.ones(images, cells, dtype=torch.bool)
-
-    monkeypatch.setattr(model.image_encoder, "cell_mask", keep, raising=False)
+    monkeypatch.setattr(model.image_encoder, "kept_cells", lambda images, cells: np.ones((images, cells), dtype=bool))
 
 
 # ---- one step ----
@@ -97,7 +95,7 @@ def test_one_step_equals_plain_autograd(similarity, grid, optim):
     model, batch = model_and_batch(similarity, grid)
     plain, loss_of = copy.deepcopy(model), HingeTriplet(0.2)
     torch.manual_seed(5)
-    found, norm = trainer_of(model, build_optimizer(model, loss_of, optim, 1e-3)).step(batch, ALL)
+    found, norm = map(float, trainer_of(model, build_optimizer(model, loss_of, optim, 1e-3)).step(batch, ALL))
     torch.manual_seed(5)
     optimizer = build_optimizer(plain, loss_of, optim, 1e-3)
     loss = loss_of(plain(batch.images, batch.captions), hardest=False)
@@ -148,14 +146,17 @@ def test_a_step_is_taken_at_its_phases_share_of_every_groups_rate():
         )
 
 
-def test_gradients_that_are_no_numbers_change_no_weight():
-    model, batch = model_and_batch(dropout=0.0)
-    before = copy.deepcopy(model.state_dict())
-    batch.images.features[0, 0, 0] = torch.nan
-    loss, norm = trainer_of(model, build_optimizer(model, HingeTriplet(), "adam", 1e-3)).step(batch, HARDEST)
+@pytest.mark.parametrize("grid", [False, True])
+def test_a_step_without_a_finite_gradient_changes_neither_weights_nor_statistics_nor_the_optimizer(grid):
+    model, batch = model_and_batch(grid=grid, dropout=0.0)
+    optimizer = build_optimizer(model, HingeTriplet(), "adam", 1e-3)
+    trainer = trainer_of(model, optimizer)
+    trainer.step(batch, HARDEST)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    (batch.images if grid else batch.images.features).view(-1)[0] = torch.nan
+    loss, norm = trainer.step(batch, HARDEST)
     assert math.isnan(loss) and math.isnan(norm)
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, before[name]), name
+    assert differences(before, (model.state_dict(), optimizer.state_dict())) == []
 
 
 def test_the_parameters_of_a_loss_are_trained_with_the_models():
@@ -178,7 +179,7 @@ def test_the_parameters_of_a_loss_are_trained_with_the_models():
 def test_a_step_repeats_bit_by_bit_on_two_threads():
     model = build_model(small_config())
     images, captions = small_batch(count=40, words=20)
-    batch, results = TrainBatch(images, captions, torch.arange(40)), []
+    batch, results = TrainBatch(images, captions, np.arange(40)), []
     with threads(2):
         for _ in range(2):
             trainer = trainer_of(copy.deepcopy(model).train())
@@ -225,7 +226,7 @@ def test_accumulation_with_dropout_equals_autograd_through_the_same_chunks(simil
     torch.manual_seed(3)
     images = [plain.image_encoder(part) for part in (batch.images.chunk(3) if grid else [batch.images])]
     captions = [plain.text_encoder(part) for part in batch.captions.chunk(3)]
-    images, captions = (Fragments(*map(torch.cat, zip(*parts, strict=True))) for parts in (images, captions))
+    images, captions = Fragments.cat(images), Fragments.cat(captions)
     expected = HingeTriplet(0.2)(plain.similarity(images, captions), hardest=True)
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
@@ -380,7 +381,7 @@ def test_the_phase_of_every_step_and_the_fixed_blocks_of_every_epoch_are_the_sch
     trainer, loader = epoch_parts
     trainer.schedule = Schedule(2, 1, False, embedding_warmup_epochs=1, backbone_warmup_epochs=1, staged=True)
     seen, fixed = [], []
-    monkeypatch.setattr(trainer, "step", lambda batch, phase: seen.append(phase) or (1.0, 1.0))
+    monkeypatch.setattr(trainer, "step", lambda batch, phase: seen.append(phase) or torch.ones(2))
     monkeypatch.setattr(trainer.runner.model.image_encoder, "fix_blocks", fixed.append)
     train_epoch(trainer, loader, epoch)
     assert [phase.loss_scale for phase in seen] == pytest.approx(scales) and fixed == [blocks]
@@ -389,7 +390,7 @@ def test_the_phase_of_every_step_and_the_fixed_blocks_of_every_epoch_are_the_sch
 
 def test_each_epoch_shuffles_anew_and_repeats_its_own_order(epoch_parts, monkeypatch):
     seen = {}
-    monkeypatch.setattr(Trainer, "step", lambda _, batch, phase: order.extend(batch.indices.tolist()) or (1.0, 1.0))
+    monkeypatch.setattr(Trainer, "step", lambda _, batch, phase: order.extend(batch.indices.tolist()) or torch.ones(2))
     for name, epoch in (("first", 0), ("second", 1), ("again", 0)):
         order = seen[name] = []
         train_epoch(*epoch_parts, epoch)
@@ -424,12 +425,33 @@ def test_an_epoch_seeds_every_gpu_with_a_seed_of_its_own(monkeypatch):
     assert len(every.unique(dim=0)) == 6
 
 
-@pytest.mark.parametrize(("losses", "norms"), [([1.0, 1.0, math.nan], [1.0] * 3), ([1.0] * 3, [1.0, 1.0, math.inf])])
-def test_a_loss_or_gradient_that_is_no_number_stops_the_epoch_with_its_step(epoch_parts, monkeypatch, losses, norms):
-    results = zip(losses, norms, strict=True)
+def step_results(monkeypatch, losses: list[float], norms: list[float]) -> None:
+    results = zip(torch.tensor(losses), torch.tensor(norms), strict=True)
     monkeypatch.setattr(Trainer, "step", lambda *_: next(results))
-    with pytest.raises(InputError, match=f"the loss is {losses[-1]} at epoch 3, step 2 .*{norms[-1]}"):
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms"), [([1.0, *[math.nan] * 3], [1.0] * 4), ([1.0] * 4, [1.0, *[math.inf] * 3])]
+)
+def test_three_steps_in_a_row_without_a_finite_loss_or_gradient_stop_the_epoch(epoch_parts, monkeypatch, losses, norms):
+    step_results(monkeypatch, losses, norms)
+    found = f"the loss is {losses[-1]}, the gradient norm {norms[-1]}"
+    with pytest.raises(InputError, match=f"3 steps in a row were skipped, the last one step 4: {found}"):
         train_epoch(*epoch_parts, 3)
+
+
+def test_a_skipped_step_is_told_with_its_captions_and_the_epoch_goes_on(epoch_parts, monkeypatch):
+    _, loader = epoch_parts
+    step_results(monkeypatch, [math.nan, math.nan, 1.0, math.nan, math.nan], [1.0] * 5)
+    warnings = []
+    monkeypatch.setattr(engine.logger, "warning", lambda text, *values: warnings.append(text % values))
+    loader.batch_sampler.set_epoch(3)
+    first = ", ".join(str(index) for _, index in next(iter(loader.batch_sampler))[:8])
+    train_epoch(*epoch_parts, 3)
+    assert len(warnings) == 4
+    assert (
+        f"step 1 was skipped: the loss is nan, the gradient norm 1.0 (rows of its captions: {first}, …)" in warnings[0]
+    )
 
 
 # ---- memory ----

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 
+import numpy as np
 import pytest
+import torch
 
 from lib.training import tracking
 from lib.training.tracking import EpochLog, Tracker, close_console, setup_console
@@ -114,7 +116,7 @@ def epoch_of(clock, waits, works, pairs, losses, log_step, monkeypatch):
     with EpochLog(tracker, 4, len(waits), log_step) as log:
         for index, _ in enumerate(log.timed(batches())):
             clock.go(works[index])
-            log.step(101 + index, pairs[index], losses[index], 0.5, 5e-4)
+            log.step(101 + index, np.arange(pairs[index]), torch.tensor(losses[index]), torch.tensor(0.5), 5e-4)
             clock.go(7.0)  # a validation between steps is neither
     return tracker.seen, lines
 
@@ -159,7 +161,7 @@ def test_the_bar_counts_the_steps_and_closes_after_an_exception_too(monkeypatch)
     monkeypatch.setattr(tracking, "tqdm", Bar)
     with pytest.raises(MemoryError), EpochLog(Recorder(), 0, 3) as log:
         for step, _ in enumerate(log.timed("ab"), start=1):
-            log.step(step, 4, 8.0, 0.5, 5e-4)
+            log.step(step, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), 5e-4)
         raise MemoryError
     assert (log.bar.total, log.bar.steps, log.bar.closed) == (3, 2, True)
     assert log.bar.values["loss"] == "2.0000" and log.bar.values["lr"] == "5.0e-04"
