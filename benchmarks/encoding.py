@@ -37,7 +37,7 @@ def batches(lengths: np.ndarray, tokens: int, by_length: bool, batch_size: int) 
         own = torch.from_numpy(lengths[part])
         mask = torch.arange(int(own.max())) < own[:, None]
         ids = torch.randint(1000, 30000, mask.shape, generator=generator) * mask
-        result.append((torch.from_numpy(part), Tokens(ids, own)))
+        result.append((part, Tokens(ids, own)))
         start += count
     return result
 

@@ -25,7 +25,7 @@ from lib.encoders.backbones import SOURCES
 from lib.encoders.bert import bert_values
 from lib.fragments import Fragments, Tokens
 from lib.model import build_model, complete
-from lib.precision import PRECISIONS, set_precision
+from lib.precision import PRECISIONS, at_least_float32, set_precision
 from lib.similarity import HEADS
 from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer
@@ -38,7 +38,7 @@ def head_step(similarity: str, args, device) -> list[tuple]:
     head = HEADS[similarity].make(args.embed_size).to(device)
     head.way, loss = Way(args.kernels), HingeTriplet()
     images, captions = items(args.batch_size, args.batch_size, args.regions, tuple(args.words), args.embed_size, device)
-    leaves = [Fragments(f.features.requires_grad_(), f.mask) for f in (images, captions)]
+    leaves = [Fragments(side.features.requires_grad_(), side.real) for side in (images, captions)]
 
     def step(score):
         loss(score(*leaves)).backward()
@@ -90,7 +90,7 @@ def whole_step(args, device, released: bool = False) -> list[tuple]:
 
     def encode_captions(tokens):
         if released:
-            return Fragments(model.text_encoder._encode(tokens.ids, tokens.mask), tokens.mask)
+            return Fragments(model.text_encoder._encode(tokens), tokens.real)
         return model.text_encoder(tokens)
 
     def score(x, y):
@@ -102,8 +102,8 @@ def whole_step(args, device, released: bool = False) -> list[tuple]:
     else:
         x = Fragments.full(torch.rand(args.batch_size, args.regions, 2048, device=device))
     lengths = torch.randint(args.words[0], args.words[1] + 1, (args.batch_size,))
-    mask = torch.arange(args.words[1]) < lengths[:, None]
-    tokens = Tokens((torch.randint(1000, 30000, mask.shape) * mask).to(device), lengths)
+    tokens = Tokens(torch.randint(1000, 30000, (args.batch_size, args.words[1])), lengths)
+    tokens = Tokens(tokens.ids * tokens.mask, lengths).to(device)
 
     def now():
         if device.type == "cuda":
@@ -119,7 +119,7 @@ def whole_step(args, device, released: bool = False) -> list[tuple]:
             regions = model.image_encoder(x)
             marks.append(now())
             words = encode_captions(tokens)
-        regions, words = (Fragments(features.float(), mask) for features, mask in (regions, words))
+        regions, words = at_least_float32(regions), at_least_float32(words)
         marks.append(now())
         loss = criterion(score(regions, words))
         marks.append(now())

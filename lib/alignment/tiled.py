@@ -59,7 +59,7 @@ def forward(
     dtype = _score_type(words)
     scores = words.new_empty(len(lengths), len(regions), dtype=dtype)  # (C, B)
     tau, packed = _temperature(scale, dtype, kernels)
-    fused = kernels and not keep and gpu_kernel.available(words.device, words.dtype)
+    fused = kernels and gpu_kernel.available(words.device, words.dtype)
     size, scratch = tiles.budget(words.device, memory, packed), tiles.Scratch(words.device)
     step = len(regions) if keep else tiles.image_tile(regions.shape[1], len(regions), size)
     product = words.new_empty(0)
