@@ -89,22 +89,34 @@ def pair_scores(
     align = math.gcd(images, 2)
     scores = torch.empty(captions, images, dtype=torch.float32, device=S.device)  # (C, B)
     with torch.cuda.device_of(S):
-        _score[(captions * triton.cdiv(images, block),)](
-            *(S.contiguous(), lengths, region_mask, scores, tau, words, regions, images // align),
-            EPSILON=EPSILON,
-            SLOPE=NEGATIVE_SLOPE,
-            HOLD_WORDS=hold_words,
-            ALL_WORDS=lengths is None,
-            ALL_REGIONS=region_mask is None,
-            LARGEST_PLAIN=LARGEST_PLAIN_SCALE,
-            LOG2_E=math.log2(math.e),
-            ALIGN=align,
-            HELD=held,
-            IMAGES=block,
-            num_warps=min(16, max(1, held * block // VALUES_PER_WARP)),
-            enable_fp_fusion=True,
-        )
+        for subtract_largest in _regimes(scale):
+            _score[(captions * triton.cdiv(images, block),)](
+                *(S.contiguous(), lengths, region_mask, scores, tau, words, regions, images // align),
+                EPSILON=EPSILON,
+                SLOPE=NEGATIVE_SLOPE,
+                HOLD_WORDS=hold_words,
+                ALL_WORDS=lengths is None,
+                ALL_REGIONS=region_mask is None,
+                LARGEST_PLAIN=LARGEST_PLAIN_SCALE,
+                SUBTRACT_LARGEST=subtract_largest,
+                LOG2_E=math.log2(math.e),
+                ALIGN=align,
+                HELD=held,
+                IMAGES=block,
+                num_warps=min(16, max(1, held * block // VALUES_PER_WARP)),
+                enable_fp_fusion=True,
+            )
     return scores
+
+
+def _regimes(scale: Tensor | float) -> tuple[bool, ...]:
+    """Whether to subtract the largest logit; both where only the GPU knows tau, of which one launch ends at once.
+
+    One kernel for both would need twice the registers.
+    """
+    if isinstance(scale, Tensor) and scale.device.type != "cpu":
+        return False, True
+    return (float(scale) > LARGEST_PLAIN_SCALE,)
 
 
 def _padding(size: int) -> tuple[int, float]:
@@ -132,13 +144,15 @@ def _score(
     ALL_WORDS: tl.constexpr,
     ALL_REGIONS: tl.constexpr,
     LARGEST_PLAIN: tl.constexpr,
+    SUBTRACT_LARGEST: tl.constexpr,
     LOG2_E: tl.constexpr,
     ALIGN: tl.constexpr,
     HELD: tl.constexpr,
     IMAGES: tl.constexpr,
 ):
     images = aligned_images * ALIGN
-    subtract_largest = tl.load(tau) > LARGEST_PLAIN
+    if (tl.load(tau) > LARGEST_PLAIN) != SUBTRACT_LARGEST:
+        return  # the other launch serves this tau
     scale = tl.load(tau) * LOG2_E  # exponentials are taken to base 2
     parts = tl.cdiv(images, IMAGES)
     caption = (tl.program_id(0) // parts).to(tl.int64)
@@ -171,7 +185,7 @@ def _score(
         g = _attention(s, SLOPE)
         squares += g * g
         logits = g * (scale / (tl.sqrt(tl.sum(g * g, 0)) + EPSILON))[None, :]
-        if subtract_largest:
+        if SUBTRACT_LARGEST:
             larger = tl.maximum(largest, tl.where(real[None, :], logits, -scale))
             fade = tl.exp2(largest - larger)
             pooled, total, largest, logits = pooled * fade, total * fade, larger, logits - larger
@@ -193,7 +207,7 @@ def _score(
     for _ in range(rounds):
         s, real = _load(tile + offsets, held, held_real, mask_row, b, inside, LOOP_MASKED, ALL_REGIONS)
         logits = _attention(s, SLOPE) * unit
-        if subtract_largest:
+        if SUBTRACT_LARGEST:
             logits -= tl.max(tl.where(held_real, logits, -scale), 0)[None, :]
         weights = tl.where(held_real, tl.exp2(logits), 0.0)
         other += tl.sum(weights * s, 0) / tl.sum(weights, 0)  # s is 0 throughout where the round is not real

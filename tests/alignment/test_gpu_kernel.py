@@ -38,6 +38,8 @@ CASES = {
     "large_scale": {"scale": 150.0},
     "large_scale_masked": {"scale": 150.0, "ragged": True, "masked": True},
     "large_scale_masked_holding_regions": {"scale": 150.0, "ragged": True, "masked": True, "words": 9, "regions": 7},
+    "scale_that_the_cpu_does_not_know": {"unknown_scale": True, "masked": True},
+    "large_scale_that_the_cpu_does_not_know": {"unknown_scale": True, "scale": 150.0, "ragged": True},
     "one_word": {"words": 1},
     "one_region": {"regions": 1},
     "one_image": {"images": 1},
@@ -80,12 +82,16 @@ def error_of(name: str, device: str = "cpu") -> float:
         given[~real_words.to(device)] = torch.nan
     if case.get("strided"):
         given = given.transpose(1, 2).contiguous().transpose(1, 2)
+    regimes = gpu_kernel._regimes
+    if case.get("unknown_scale"):
+        gpu_kernel._regimes = lambda _: regimes(torch.empty((), device="meta"))
     scores = gpu_kernel.pair_scores(
         given,
         scale.to(device),
         lengths.to(device) if case.get("ragged") else None,
         (mask.float() if case.get("float_mask") else mask).to(device) if case.get("masked") else None,
     )
+    gpu_kernel._regimes = regimes
     assert scores.dtype == torch.float32 and scores.shape == expected.shape
     return float((scores.cpu() - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
