@@ -53,10 +53,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--csv", type=Path, required=True, help="folder of sts_test.csv, sis_test.csv, sits_test.csv")
     add("--data_path", type=Path, required=True, help="the COCO folder, after `captions`")
 
-    text = "your own images: a folder, and a file of lines image<TAB>caption"
+    text = "your own images: a folder, and a file of lines image<TAB>caption or a CSV"
     add = commands.add_parser("own", help=text, parents=[replacing]).add_argument
     add("--images", type=Path, required=True, help="folder of the image files")
-    add("--captions", type=Path, required=True, help="lines `path under --images`, a tab, `caption`")
+    add(
+        "--captions",
+        type=Path,
+        required=True,
+        help="lines `path under --images`, a tab, `caption`; or a .csv with columns image and caption",
+    )
     add("--data_path", type=Path, required=True, help="folder of the data set, made when it is missing")
     add("--data_name", metavar="NAME", help="name of your data, not a published one (default: that of --data_path)")
     add("--dev", type=positive(int), help="images that choose the epoch (default: a tenth, at most 1000)")

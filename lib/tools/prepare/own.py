@@ -1,8 +1,10 @@
-"""Captions, ids and image paths of one's own data: a folder of images and a file of lines `image<TAB>caption`."""
+"""Captions, ids and image paths of one's own data: a folder of images, and lines `image<TAB>caption` or a CSV file."""
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,8 +15,11 @@ from lib.datasets import DATA_SETS, data_set
 from lib.datasets.captions import read_captions
 from lib.datasets.images import find_images
 from lib.errors import InputError, shown
+from lib.files import read_lines
 from lib.tools.prepare.outputs import Image, Target, one_line
 
+IMAGE_COLUMNS, CAPTION_COLUMNS = ("image", "image_name", "file_name", "filename"), ("caption", "comment")
+FEW = 50  # images of dev below which an epoch is chosen by chance, and of test below which recalls say little
 LARGEST_DEFAULT = 1000  # images of dev and of test, where no number is given: a tenth of all, at most these
 
 
@@ -39,6 +44,10 @@ def prepare_own(
     print(f"{link} -> {images.resolve()}")
     if unused := len(set(find_images(images)) - captions_of.keys()):
         print(f"note: {unused:,} image files under {images} have no caption and are left out")
+    for split, use in (("dev", "choose an epoch by"), ("test", "report recalls on")):
+        if len(splits[split]) < FEW:
+            print(f"note: {split} has {len(splits[split])} images, too few to {use} (one of them moves a recall by "
+                  f"{100 / len(splits[split]):.1f}); --{split} N takes more")  # fmt: skip
     print(f"from now on: train.py --data_path {path} --data_name {name}, eval.py --data_path {path} --dataset {name}")
 
 
@@ -52,15 +61,45 @@ def read_pairs(captions: Path, images: Path) -> dict[str, list[str]]:
         raise InputError(f"{images}: no such folder; --images names the folder of the images")
     captions_of: dict[str, list[str]] = {}
     known: dict[str, str] = {}
-    for number, line in enumerate(tqdm(read_captions(captions), desc="captions", unit=" lines", disable=None), start=1):
-        name, _, text = line.partition("\t")
+    rows = _csv_rows(captions) if captions.suffix.lower() == ".csv" else _tab_rows(captions)
+    for where, name, text in tqdm(rows, desc="captions", unit=" lines", disable=None):
         caption = one_line(text)
-        if not caption or not name.strip():
-            raise InputError(f"{captions}, line {number}: {line[:60]!r}; expected an image, a tab and its caption")
+        if not caption or not name:
+            found = shown(f"{name}\t{text}".strip(), 60)
+            raise InputError(
+                f"{where}: {found!r}; expected an image, a tab and its caption (.csv: both columns filled)"
+            )
         if name not in known:
-            known[name] = _image_name(name.strip(), images, f"{captions}, line {number}")
+            known[name] = _image_name(name, images, where)
         captions_of.setdefault(known[name], []).append(caption)
     return captions_of
+
+
+def _tab_rows(captions: Path) -> Iterator[tuple[str, str, str]]:
+    """Where it stands, image and caption of each line."""
+    for number, line in enumerate(read_captions(captions), start=1):
+        name, _, text = line.partition("\t")
+        yield f"{captions}, line {number}", name.strip(), text
+
+
+def _csv_rows(captions: Path) -> Iterator[tuple[str, str, str]]:
+    """Where it stands, image and caption of each row of a CSV file, whose header names both columns."""
+    lines = [f"{line}\n" for line in read_lines(captions)]
+    header = lines[0].strip()
+    rows = csv.DictReader(lines, delimiter=max(",;|\t", key=header.count), skipinitialspace=True, restval="")
+    columns = {name.strip().lower(): name for name in rows.fieldnames or () if name}
+    image, caption = (
+        next((columns[n] for n in names if n in columns), None) for names in (IMAGE_COLUMNS, CAPTION_COLUMNS)
+    )
+    if image is None or caption is None:
+        raise InputError(
+            f"{captions}, line 1: the header is {shown(header)!r}, expected columns named image and caption"
+        )
+    try:
+        for row in rows:
+            yield f"{captions}, line {rows.line_num}", (row[image] or "").strip(), row[caption] or ""
+    except csv.Error as error:
+        raise InputError(f"{captions}, line {rows.line_num}: no readable CSV ({error})") from None
 
 
 def check_readable(images: Path, names) -> None:

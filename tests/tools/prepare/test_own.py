@@ -95,6 +95,31 @@ def test_a_token_file_of_flickr30k_is_read(photos, tmp_path):
     assert split.captions == [f"A dog {k} ." for k in range(5)]
 
 
+@pytest.mark.parametrize(
+    ("header", "separator"),
+    [("image,caption", ","), ("\ufeffimage_name| comment_number| comment", "| "), ("id;caption;image", ";")],
+)
+def test_a_csv_with_a_header_is_read_whatever_its_separator_and_other_columns(photos, tmp_path, header, separator):
+    order = [name.strip(" \ufeff") for name in header.split(separator.strip())]
+    rows = []
+    for number in range(12):
+        text = f'"image {number}, a word,\nand more"'
+        cells = {"image": name_of(number), "image_name": name_of(number), "caption": text, "comment": text}
+        rows.append(separator.join(cells.get(name, str(number)) for name in order))
+    file = tmp_path / "c.csv"
+    file.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    assert main(arguments(photos, file, "--dev", 3, "--test", 2)) == 0
+    split = open_split(tmp_path / "birds", "birds", "train", need_features=False)
+    assert len(split.captions) == 7 and all(caption.endswith(", a word, and more") for caption in split.captions)
+
+
+def test_splits_too_small_to_choose_or_report_by_are_said(photos, tmp_path, capsys):
+    main(arguments(photos, write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)]), "--dev", 4))
+    out = capsys.readouterr().out
+    assert "note: dev has 4 images, too few to choose an epoch by (one of them moves a recall by 25.0)" in out
+    assert "note: test has 1 images, too few to report recalls on" in out
+
+
 def test_splits_depend_on_the_seed_alone_and_share_no_image():
     first = draw_splits(100, 10, 20, seed=3)
     assert first == draw_splits(100, 10, 20, seed=3) != draw_splits(100, 10, 20, seed=4)
@@ -137,6 +162,10 @@ def test_bad_input_is_one_line_that_names_the_place(photos, tmp_path, capsys):
         assert expected in error_line(main, argv, capsys)
     (tmp_path / "c.tsv").write_text("0.png no tab here\n")
     assert "line 1: '0.png no tab here'" in error_line(main, arguments(photos, tmp_path / "c.tsv"), capsys)
+    (tmp_path / "c.csv").write_text("0.png,x\n")
+    assert "line 1: the header is '0.png,x'" in error_line(main, arguments(photos, tmp_path / "c.csv"), capsys)
+    (tmp_path / "c.csv").write_text("image,caption\n0.png\n")
+    assert "line 2: '0.png'; expected an image" in error_line(main, arguments(photos, tmp_path / "c.csv"), capsys)
     assert not (tmp_path / "birds").exists()
     (tmp_path / "birds" / "images").mkdir(parents=True)
     assert "there already, and not the folder" in error_line(
