@@ -15,7 +15,7 @@ LAYERS = [  # from the top; the longest matching name counts
     ["train", "eval", "eval_ensemble", "lib.tools"],
     ["lib.arguments"],
     ["lib.training"],
-    ["lib.checkpoint", "lib.evaluation.scoring"],
+    ["lib.checkpoint", "lib.evaluation.scoring", "lib.evaluation.saved"],
     ["lib.parallel"],
     ["lib.model"],
     ["lib.encoders", "lib.similarity", "lib.datasets"],
@@ -25,7 +25,7 @@ LAYERS = [  # from the top; the longest matching name counts
     ["lib.errors", "lib.files", "lib.command_line", "lib.vocabulary", "lib.host_random", "lib.provenance"],
 ]
 APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other
-NUMPY_ALONE = ["lib.evaluation.metrics", "lib.evaluation.cxc", "lib.evaluation.report", "lib.evaluation.results"]
+NUMPY_ALONE = [f"lib.evaluation.{name}" for name in ("metrics", "cxc", "report", "results", "queries", "ensemble")]
 
 
 def module_name(file: Path) -> str:

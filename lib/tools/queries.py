@@ -1,0 +1,52 @@
+"""Write what happened to every query of a saved matrix: `python -m lib.tools.queries MATRIX --data_path DIR`.
+
+A table of each direction: the query, its rank, its margin, and its ten best items with their scores, right or wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lib.command_line import Parser, script
+from lib.evaluation.queries import answer_folds, check_table_name, save_queries
+from lib.evaluation.saved import open_items, open_saved
+from lib.files import check_writable
+
+MATRIX = "a matrix of eval.py --save_results, or of another form that eval_ensemble.py reads"
+
+
+def add_data_flags(add) -> None:
+    """Where the images and captions of a saved matrix are, for every tool that shows them."""
+    add("--data_path", metavar="DIR", help="folder of the data set (default: data/<dataset>)")
+    add("--dataset", "--data_name", metavar="NAME", help="default: from the JSON file beside the matrix")
+    add("--split", metavar="NAME", help="default: from the JSON file, else the split that eval.py takes")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    described = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m lib.tools.queries", description=__doc__, formatter_class=described)
+    parser.add_argument("matrix", metavar="MATRIX", type=Path, help=MATRIX)
+    add_data_flags(parser.add_argument)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="NAME",
+        help="name of the tables, .csv or .jsonl; _i2t and _t2i are added (default: <matrix>_queries.csv beside it)",
+    )
+    return parser.parse_args(argv)
+
+
+@script
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    output = check_table_name(args.output or args.matrix.with_name(f"{args.matrix.stem}_queries.csv"), "--output")
+    check_writable(output.parent, "--output")
+    (saved,), setting = open_saved([args.matrix], args.dataset, args.split)
+    _, items = open_items(args.data_path or f"data/{setting.dataset}", setting, saved.shapes)
+    for path in save_queries(output, answer_folds(saved.folds, items.image_of_caption), items):
+        print(f"queries: {path}")
+
+
+if __name__ == "__main__":
+    main()
