@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +18,21 @@ from lib.alignment import Way
 from lib.arguments import add_machine_arguments, add_path_arguments, machine_paths
 from lib.checkpoint import load_model, read_checkpoint
 from lib.command_line import Parser, positive, script
-from lib.datasets import DATA_NAME, DATA_SETS, data_set
+from lib.datasets import DATA_NAME, data_set
 from lib.datasets.inputs import open_inputs
 from lib.errors import InputError
 from lib.evaluation import report
 from lib.evaluation.protocols import PROTOCOLS, Scores
+from lib.evaluation.queries import Items, answer, check_table_name, save_queries
 from lib.evaluation.results import checkpoint_hash, save_results
+from lib.evaluation.saved import Setting, check_protocols, items_of
 from lib.evaluation.scoring import score_split
+from lib.evaluation.tables import FORMS, Table, printed
 from lib.files import check_writable, write_json
 from lib.model import describe, reads
 from lib.parallel import Runner, visible_devices
 from lib.precision import set_precision
+from lib.provenance import provenance
 
 RELEASED = Path("runs/release_weights")
 
@@ -52,7 +57,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="save the similarity matrix as results_<dataset>.npy beside the checkpoint",
     )
+    add(
+        "--save_queries",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="what each query got, a table of each direction: .csv or .jsonl (default: queries_<dataset>.csv)",
+    )
     add("--output", metavar="DIR", help="folder of the result files (default: beside the checkpoint)")
+    form = "form of the tables; with another than text nothing else goes to stdout (default: %(default)s)"
+    add("--format", choices=FORMS, default="text", help=form)
     add("--batch_size", type=positive(int), default=128, metavar="N", help="(default: %(default)s)")
     add_path_arguments(parser, evaluation=True)
     add_machine_arguments(parser)
@@ -62,10 +76,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.split = args.split or data.evaluated
     args.model_path = args.model_path or released_files(args.dataset)
     args.protocols = args.protocols or []
-    for name in args.protocols:
-        if name not in data.protocols or args.split != data.evaluated or args.limit:
-            where = [f"{row.evaluated} split of {other}" for other, row in DATA_SETS.items() if name in row.protocols]
-            raise InputError(f"--evaluate_{name} is for the whole {' or '.join(where)}; drop --split and --limit")
+    if args.save_queries is not None:
+        args.save_queries = check_table_name(args.save_queries or f"queries_{args.dataset}.csv", "--save_queries")
+    check_protocols(args.protocols, Setting(args.dataset, args.split, args.limit))
     return args
 
 
@@ -78,17 +91,17 @@ def main(argv: list[str] | None = None) -> None:
     for path, (folder, ending) in output_places(args).items():
         began = time.perf_counter()
         one = evaluate(path, args, devices)
-        print(report.format_table(one.rows))
+        show(args, report.recall_table(one.rows))
         for name in args.protocols:
-            print(show(name, [one], alone=len(args.model_path) == 1))
+            show(args, *judgement(name, [one], alone=len(args.model_path) == 1))
         write_outputs(folder, ending, args, one)
-        print(f"{time.perf_counter() - began:.1f} s\n")
-        done.append(one._replace(matrix=None))
+        say(args, f"{time.perf_counter() - began:.1f} s\n")
+        done.append(one._replace(matrix=None, items=None))
     models = [report.ModelResult(one.name, one.rows, one.model) for one in done]
     if len(done) > 1 or report.has_published(models):
-        print(report.format_summary(models))
+        show(args, report.summary_table(models))
     for name in args.protocols if len(done) > 1 else ():
-        print(show(name, done))
+        show(args, *judgement(name, done))
 
 
 class Evaluated(NamedTuple):
@@ -97,6 +110,7 @@ class Evaluated(NamedTuple):
     name: str
     model: str | None  # as published figures name it, None where they don't apply
     matrix: np.ndarray | None
+    items: Items | None  # the matrix's rows and columns
     rows: list[report.Row]
     judged: dict[str, dict[str, Any]]
     info: dict[str, Any]
@@ -111,13 +125,13 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
     split = inputs.split
     references = {name: PROTOCOLS[name].read(args.data_path, split.image_ids) for name in args.protocols}
 
-    print(f"{path}: {checkpoint.description}")
+    say(args, f"{path}: {checkpoint.description}")
     way = Way(args.kernels, args.score_memory and args.score_memory << 20)
     runner = Runner(load_model(checkpoint), devices, args.precision, way)
     scores = score_split(runner, inputs, args.batch_size, args.workers, vectors=bool(references))
 
     limit = args.limit if split.limited else None
-    rows = report.evaluate_matrix(data, scores.matrix, split.image_of_caption, args.split, limit)
+    rows = report.evaluate_matrix(data, scores.matrix, split.image_of_caption, args.split, limit, checkpoint.chosen_on)
     found = {
         name: PROTOCOLS[name].evaluate(Scores(**vars(scores)), reference) for name, reference in references.items()
     }
@@ -127,11 +141,14 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
         "limit": limit,
         "checkpoint": path.name,
         "checkpoint_hash": checkpoint_hash(path),
+        "chosen_on": checkpoint.chosen_on,
         "model": checkpoint.description,
         "config": dataclasses.asdict(config),
         "images": split.n_images,
         "captions": split.n_captions,
         "precision": args.precision,
+        "kernels": args.kernels,
+        **provenance(devices, split.read_files),
         "results": rows,
     }
     for figures in found.values():
@@ -142,28 +159,43 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
         name=f"{path.parent.name}/{path.name}",
         model=describe(config) if data.published else None,
         matrix=scores.matrix,
+        items=items_of(split, args.data_path),
         rows=rows,
         judged=found,
         info=info,
     )
 
 
-def show(protocol: str, evaluated: list[Evaluated], alone: bool = True) -> str:
+def say(args: argparse.Namespace, line: str) -> None:
+    """A line that is no table: stdout is for tables alone where they are to be pasted."""
+    print(line, file=sys.stdout if args.format == "text" else sys.stderr)
+
+
+def show(args: argparse.Namespace, *tables: Table) -> None:
+    print(printed(tables, args.format))
+
+
+def judgement(protocol: str, evaluated: list[Evaluated], alone: bool = True) -> list[Table]:
     """A protocol's tables; published figures stand where they speak of such a gallery, below the last table only."""
     known = evaluated[0].model is not None and evaluated[0].info["images"] == PROTOCOLS[protocol].published_images
-    return PROTOCOLS[protocol].format([(one.name, one.judged[protocol]) for one in evaluated], known and alone)
+    return PROTOCOLS[protocol].tables([(one.name, one.judged[protocol]) for one in evaluated], known and alone)
 
 
 def write_outputs(folder: Path, ending: str, args: argparse.Namespace, one: Evaluated) -> None:
-    """The figures as JSON, and the matrix where it was asked for; a part of a split never replaces the whole's."""
+    """The figures as JSON, beside the matrix where that was asked for; a part of a split never replaces the whole's."""
     ending = f"{'_limited' if one.info['limit'] else ''}{ending}"
-    figures = folder / f"metrics_{args.dataset}_{args.split}{ending}.json"
-    write_json(figures, one.info)
-    print(f"figures: {figures}")
     if args.save_results:
         target = folder / f"results_{args.dataset}{ending}.npy"
         save_results(target, one.matrix, one.info)
-        print(f"matrix:  {target}")
+        say(args, f"matrix:  {target}, its figures in {target.stem}.json")
+    else:
+        figures = folder / f"metrics_{args.dataset}_{args.split}{ending}.json"
+        write_json(figures, one.info)
+        say(args, f"figures: {figures}")
+    if args.save_queries:
+        name = folder / args.save_queries.with_stem(f"{args.save_queries.stem}{ending}")
+        for path in save_queries(name, answer(one.matrix, one.items.image_of_caption), one.items):
+            say(args, f"queries: {path}")
 
 
 def output_places(args: argparse.Namespace) -> dict[Path, tuple[Path, str]]:
@@ -177,6 +209,8 @@ def output_places(args: argparse.Namespace) -> dict[Path, tuple[Path, str]]:
         if not path.exists():
             raise InputError(f"{path}: no such file; --model_path names checkpoints")
         check_writable(folder, "--output")
+        if args.save_queries:
+            check_writable((folder / args.save_queries).parent, "--save_queries")
     shared = [folders.count(folder) > 1 for folder in folders]
     endings = [f"_{path.parent.name}_{path.stem}" if each else "" for path, each in zip(paths, shared, strict=True)]
     return dict(zip(paths, zip(folders, endings, strict=True), strict=True))

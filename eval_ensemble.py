@@ -4,23 +4,28 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
-import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from lib.command_line import Parser, script
-from lib.datasets import DATA_SETS, data_set
-from lib.errors import InputError, shown
-from lib.evaluation.report import evaluate_matrix, format_table
-from lib.evaluation.results import load_scores, save_results
+from lib.datasets import data_set
+from lib.errors import InputError
+from lib.evaluation.ensemble import average, choose_weights, spread
+from lib.evaluation.protocols import PROTOCOLS, Scores
+from lib.evaluation.report import evaluate_matrix, recall_table
+from lib.evaluation.results import save_results
+from lib.evaluation.saved import Saved, Setting, check_protocols, open_items, open_saved
+from lib.evaluation.tables import FORMS, printed
 from lib.files import write_json
+from lib.provenance import file_record, provenance
 
-BLOCK_ROWS = 128  # rows of every matrix held at once while averaging
 SCALE_RATIO = 10  # above it the average follows one matrix
 
 
@@ -31,11 +36,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         epilog='A matrix is an .npy of eval.py --save_results, an .npy with a pickled {"npts", "sims"}, a .txt of '
         "numpy.savetxt, or a folder of the five COCO folds 0sim_best to 4sim_best (.txt, .npy). No file can run code.",
     )
-    parser.add_argument("matrices", nargs="+", metavar="MATRIX", help="one or more saved matrices")
-    parser.add_argument("--weights", nargs="+", type=float, help="one weight per matrix (default: equal weights)")
-    parser.add_argument("--dataset", metavar="NAME", help="default: from the JSON file beside the matrices")
-    parser.add_argument("--save_results", metavar="OUT.npy", help="save the mean, with a JSON file beside it")
-    parser.add_argument("--json", metavar="OUT", help="the figures as JSON (default: beside the first matrix)")
+    add = parser.add_argument
+    add("matrices", nargs="+", metavar="MATRIX", help="one or more saved matrices")
+    add("--weights", nargs="+", type=float, help="one weight per matrix (default: equal weights)")
+    tuned = "matrices of the same models on dev, in the same order: their best weights are used, by RSUM on dev alone"
+    add("--tune_on", nargs="+", metavar="DEV_MATRIX", help=tuned)
+    add("--dataset", metavar="NAME", help="default: from the JSON file beside the matrices")
+    for name, protocol in PROTOCOLS.items():
+        add(f"--evaluate_{name}", action="append_const", const=name, dest="protocols", help=protocol.help)
+    add("--data_path", metavar="DIR", help="for --evaluate_…: folder of the data set (default: data/<dataset>)")
+    add("--save_results", metavar="OUT.npy", help="save the mean, with the figures in a JSON file beside it")
+    add("--json", metavar="OUT", help="the figures as JSON (default: beside the mean, else beside the first matrix)")
+    add("--output", metavar="DIR", type=Path, help="folder of what is written, where its name has no folder")
+    add("--format", choices=FORMS, default="text", help="form of the tables (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -44,43 +57,54 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     paths = [Path(path) for path in args.matrices]
     weights = check_weights(args.weights, len(paths))
-    if args.dataset:
-        data_set(args.dataset, "--dataset")
-    json_path = Path(args.json) if args.json else beside(paths[0])
-    for output in filter(None, (args.save_results, args.json)):
-        check_output(Path(output), paths)
+    mean_path, json_path = output_paths(args, paths)
+    for output in filter(None, (mean_path, json_path if args.json or args.output else None)):
+        check_output(output, [*paths, *map(Path, args.tune_on or ())])
 
-    loaded = [load_scores(path) for path in tqdm(paths, desc="reading", unit="matrix", disable=None)]
-    matrices = [scores if isinstance(scores, list) else [scores] for scores, _ in loaded]
-    infos = [info for _, info in loaded]
-    check_shapes(paths, matrices)
-    setting = common_setting(paths, infos, args.dataset)
-    if len(matrices[0]) > 1 and args.save_results:
+    saved, setting = open_saved(paths, args.dataset, progress=bar("reading", "matrix"))
+    whole = len(saved[0].folds) == 1
+    if mean_path and not whole:
         raise InputError("--save_results needs whole matrices; a folder of five folds is no 5K matrix")
-    warn_about_scale(paths, matrices, weights)
+    image_ids = protocol_images(args, saved[0], setting)
+    tuned = None
+    if args.tune_on:
+        weights, tuned = tune(args, saved, setting)
+    warn_about_scale(saved, weights)
 
-    means = [average(folds, weights) for folds in zip(*matrices, strict=True)]
-    scores = means if len(means) > 1 else means[0]
-    owners = setting["image_of_caption"]
-    rows = evaluate_matrix(
-        data_set(setting["dataset"]),
-        scores,
-        None if owners is None else np.asarray(owners),
-        setting["split"],
-        setting["limit"],
-    )
-    print(format_table(rows))
+    folds = zip(*(each.folds for each in saved), strict=True)
+    means = [average(matrices, weights, bar("averaging", "block")) for matrices in folds]
+    scores, owners = means[0] if whole else means, setting.image_of_caption
+    rows = evaluate_matrix(data_set(setting.dataset), scores, owners, setting.split, setting.limit, chosen_on(saved))
+    say = functools.partial(print, file=sys.stdout if args.format == "text" else sys.stderr)
+    for each, weight in zip(saved, weights, strict=True):
+        say(f"{weight:.3f}  {named(each)}")
+    tables, judged = [recall_table(rows)], {}
+    for name in args.protocols or ():
+        protocol = PROTOCOLS[name]
+        figures = protocol.evaluate(Scores(scores), protocol.read(data_folder(args, setting), image_ids))
+        judged |= figures
+        tables += protocol.tables([("mean" if len(saved) > 1 else paths[0].name, figures)], False)
+    print(printed(tables, args.format))
 
-    report = {
-        **{key: value for key, value in setting.items() if value is not None},
+    report = {key: value for key, value in setting._asdict().items() if value is not None}
+    report |= {
         "matrices": [str(path) for path in paths],
         "weights": weights,
-        "results": [row.as_dict() for row in rows],
+        "tuned_on": tuned,
+        "inputs": [input_record(each, weight) for each, weight in zip(saved, weights, strict=True)],
+        "chosen_on": chosen_on(saved),
+        **provenance(),
+        "results": rows,
+        **judged,
     }
-    if args.save_results:
-        save_results(args.save_results, scores, report)
-        print(f"mean saved to {args.save_results}")
-    save_figures(json_path, report, asked_for=bool(args.json))
+    if mean_path:
+        save_results(mean_path, scores, report)
+        say(f"mean saved to {mean_path}, its figures in {mean_path.stem}.json")
+    if json_path:
+        save_figures(json_path, report, bool(args.json or args.output), say)
+
+
+# ---- what was given --------------------------------------------------------------------------------------------------
 
 
 def check_weights(weights: list[float] | None, n: int) -> list[float]:
@@ -94,8 +118,15 @@ def check_weights(weights: list[float] | None, n: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def beside(path: Path) -> Path:
-    return path / "ensemble.json" if path.is_dir() else path.with_name(f"{path.stem}_ensemble.json")
+def output_paths(args: argparse.Namespace, paths: list[Path]) -> tuple[Path | None, Path | None]:
+    """Where the mean and the figures go; figures stand beside the mean unless --json names a file of their own."""
+    folder = args.output or Path()
+    mean = folder / args.save_results if args.save_results else None
+    if args.json:
+        return mean, folder / args.json
+    first = paths[0]
+    beside = first / "ensemble.json" if first.is_dir() else first.with_name(f"{first.stem}_ensemble.json")
+    return mean, None if mean else folder / beside.name if args.output else beside
 
 
 def check_output(path: Path, inputs: list[Path]) -> None:
@@ -111,62 +142,48 @@ def check_output(path: Path, inputs: list[Path]) -> None:
         raise InputError(f"{path}: cannot be written; choose a file in a folder you may write to")
 
 
-def check_shapes(paths: list[Path], matrices: list[list[np.ndarray]]) -> None:
-    shapes = [[matrix.shape for matrix in folds] for folds in matrices]
-    for path, shape in zip(paths, shapes, strict=True):
-        if shape != shapes[0]:
-            raise InputError(
-                f"{path} is {describe(shape)}, but {paths[0]} is {describe(shapes[0])}; "
-                "only matrices of the same images and captions can be averaged"
-            )
+def data_folder(args: argparse.Namespace, setting: Setting) -> str:
+    return args.data_path or f"data/{setting.dataset}"
 
 
-def describe(shapes: list[tuple[int, int]]) -> str:
-    texts = [f"{images} x {captions}" for images, captions in shapes]
-    return texts[0] if len(texts) == 1 else f"{len(texts)} folds of {', '.join(dict.fromkeys(texts))}"
+def protocol_images(args: argparse.Namespace, saved: Saved, setting: Setting) -> np.ndarray | None:
+    """The ids of the images where protocols ask for them; InputError where they are not defined for such a matrix."""
+    if not args.protocols:
+        return None
+    check_protocols(args.protocols, setting)
+    if len(saved.folds) > 1:
+        raise InputError(f"--evaluate_{args.protocols[0]} needs whole matrices; folds are only parts of one")
+    return open_items(data_folder(args, setting), setting, saved.shapes)[1].image_ids
 
 
-def common_setting(paths: list[Path], infos: list[dict | None], dataset: str | None) -> dict:
-    """dataset, split, limit and image_of_caption that the JSON files agree on; raises InputError where they don't."""
-    setting = {}
-    for key in ("dataset", "split", "limit", "image_of_caption"):
-        stated = [(str(path), info.get(key)) for path, info in zip(paths, infos, strict=True) if info is not None]
-        if key in ("dataset", "split"):
-            stated = [(source, value) for source, value in stated if value is not None]
-            for source, value in stated:
-                if not isinstance(value, str):
-                    beside = Path(source).with_suffix(".json")
-                    raise InputError(f"{beside}: {key} is {shown(value)}, expected a name; save the results again")
-        if key == "dataset" and dataset:
-            stated.insert(0, ("--dataset", dataset))
-        for source, value in stated[1:]:
-            if value != stated[0][1]:
-                values = "" if key == "image_of_caption" else f" ({value} and {stated[0][1]})"
-                raise InputError(
-                    f"{source} and {stated[0][0]} differ in {key}{values}; they can't be evaluated together"
-                )
-        setting[key] = stated[0][1] if stated else None
-    setting["dataset"] = setting["dataset"] or guess_dataset(paths)
-    return setting
+def tune(args: argparse.Namespace, saved: list[Saved], setting: Setting) -> tuple[list[float], dict[str, Any]]:
+    """The best weights on dev, and what they were chosen on; InputError for a split other than dev, or dev twice."""
+    if args.weights:
+        raise InputError("--tune_on chooses the weights; leave out --weights")
+    if len(args.tune_on) != len(saved):
+        raise InputError(f"--tune_on: {len(args.tune_on)} matrices for {len(saved)}, expected one of each model")
+    dev, dev_setting = open_saved(args.tune_on, setting.dataset)
+    for each in dev:
+        if each.info is None or dev_setting.split != "dev":
+            found = "no JSON file beside it says its split" if each.info is None else f"is of {dev_setting.split_name}"
+            raise InputError(f"--tune_on {each.path}: {found}; weights are chosen on dev (eval.py --split dev)")
+    if setting.split_name == "dev":
+        raise InputError(f"{saved[0].path}: is of dev, as --tune_on is; weights are never chosen on what is reported")
+    for ours, theirs in zip(saved, dev, strict=True):
+        hashes = [(each.info or {}).get("checkpoint_hash") for each in (ours, theirs)]
+        if None not in hashes and hashes[0] != hashes[1]:
+            raise InputError(f"--tune_on: {theirs.path} is of another checkpoint than {ours.path}; keep the order")
+    weights, rsum = choose_weights([each.folds[0] for each in dev], dev_setting.image_of_caption, bar("tuning", "mean"))
+    return weights, {"split": "dev", "rsum": rsum, "inputs": [input_record(each) for each in dev]}
 
 
-def guess_dataset(paths: list[Path]) -> str:
-    """From the names (`results_coco.npy`), since no JSON file says so; folders of five folds are COCO's."""
-    found = {word for path in paths for word in re.split(r"[_.]", path.name.lower())} & set(DATA_SETS)
-    if not found and all(path.is_dir() for path in paths):
-        return "coco"
-    if len(found) != 1:
-        raise InputError(f"{paths[0]}: no JSON file beside it says which dataset this is; give --dataset")
-    return found.pop()
-
-
-def warn_about_scale(paths: list[Path], matrices: list[list[np.ndarray]], weights: list[float]) -> None:
+def warn_about_scale(saved: list[Saved], weights: list[float]) -> None:
     """Print a warning when the scores of one matrix spread 10 times as much as another's, with their weights too."""
-    spreads = [spread(folds) for folds in matrices]
+    spreads = [spread(each.folds) for each in saved]
     weighted = [scale * weight for scale, weight in zip(spreads, weights, strict=True) if weight > 0]
     used = [scale for scale, weight in zip(spreads, weights, strict=True) if weight > 0]
     if max(used) > SCALE_RATIO * min(used) and max(weighted) > SCALE_RATIO * min(weighted):
-        listed = ", ".join(f"{path} {scale:.3g}" for path, scale in zip(paths, spreads, strict=True))
+        listed = ", ".join(f"{each.path} {scale:.3g}" for each, scale in zip(saved, spreads, strict=True))
         print(
             f"warning: the scores differ in scale by more than {SCALE_RATIO}x, so the mean follows the largest "
             f"(standard deviations: {listed}); --weights can balance them",
@@ -174,35 +191,41 @@ def warn_about_scale(paths: list[Path], matrices: list[list[np.ndarray]], weight
         )
 
 
-def spread(folds: list[np.ndarray]) -> float:
-    """Standard deviation of the scores in up to 256 rows, evenly chosen."""
-    sample = [np.asarray(fold[:: max(1, len(fold) * len(folds) // 256)], np.float64) for fold in folds]
-    return float(np.std(np.concatenate([rows.ravel() for rows in sample])))
+# ---- what comes out --------------------------------------------------------------------------------------------------
 
 
-def average(matrices: tuple[np.ndarray, ...], weights: list[float]) -> np.ndarray:
-    """The weighted mean (N, C) in float32, summed in float64 by blocks of rows; a single matrix stays as it is."""
-    if len(matrices) == 1:
-        return matrices[0]
-    mean = np.empty(matrices[0].shape, np.float32)
-    for start in tqdm(range(0, len(mean), BLOCK_ROWS), desc="averaging", unit="block", disable=None, leave=False):
-        rows = slice(start, start + BLOCK_ROWS)
-        total = np.zeros(mean[rows].shape, np.float64)
-        for matrix, weight in zip(matrices, weights, strict=True):
-            if weight:
-                total += np.multiply(matrix[rows], weight, dtype=np.float64)
-        mean[rows] = total
-    return mean
+def named(saved: Saved) -> str:
+    """The matrix's file, and the model and checkpoint that its JSON file names."""
+    known = [str(saved.info[key]) for key in ("model", "checkpoint") if saved.info and saved.info.get(key)]
+    return f"{saved.path}{'  ' if known else ''}{', '.join(known)}"
 
 
-def save_figures(path: Path, report: dict, asked_for: bool) -> None:
+def chosen_on(saved: list[Saved]) -> str | None:
+    """The splits on which the models' epochs were chosen, None unless all are known."""
+    splits = [each.info.get("chosen_on") if each.info else None for each in saved]
+    return ", ".join(dict.fromkeys(splits)) if all(isinstance(split, str) for split in splits) else None
+
+
+def input_record(saved: Saved, weight: float | None = None) -> dict[str, Any]:
+    """A matrix's files with their hashes, its weight, and the checkpoint that its JSON file names."""
+    files = sorted(saved.path.glob("?sim_best.*")) if saved.path.is_dir() else [saved.path]
+    known = {key: saved.info[key] for key in ("model", "checkpoint", "checkpoint_hash") if key in (saved.info or ())}
+    return {"files": [file_record(file) for file in files], "weight": weight, **known}
+
+
+def save_figures(path: Path, report: dict, asked_for: bool, say) -> None:
     try:
         write_json(path, report)
-        print(f"figures saved to {path}")
+        say(f"figures saved to {path}")
     except (InputError, OSError) as error:
         if asked_for:
             raise
         print(f"note: the figures were not saved ({error}); --json names another file", file=sys.stderr)
+
+
+def bar(doing: str, unit: str):
+    """A progress bar around whatever is looped over, silent where stderr is no terminal."""
+    return functools.partial(tqdm, desc=doing, unit=unit, disable=None, leave=False)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ from lib.evaluation.metrics import retrieval_metrics
 from lib.evaluation.protocols import PROTOCOLS, Protocol
 from lib.evaluation.published import Published
 from lib.evaluation.results import checkpoint_hash
+from lib.evaluation.tables import Table
 from lib.files import read_ids
+from lib.provenance import file_record
 from tests import helpers
 from tests.helpers import HEADS, error_line, eval_arguments, evaluate, scalars
 
@@ -47,12 +49,12 @@ def figures(row: dict) -> list[float]:
 
 
 def table_rows(output: str) -> dict[str, list[float]]:
-    """Label and figures of every row of the printed tables."""
+    """Words before the split, and figures of every row of the printed tables."""
     rows = {}
     for line in output.splitlines():
-        found = re.fullmatch(r"(\S.*?)  +((?:-?[\d.]+[ |]*){11})", line)
+        found = re.fullmatch(r"(\S.*?) +(train|dev|test|testall)  +(\S+) +((?:[\d.]+[ |]*){11})", line)
         if found:
-            rows[found[1].rstrip()] = [float(number) for number in re.findall(r"[\d.]+", found[2])]
+            rows[re.sub("  +", "  ", found[1])] = [float(number) for number in re.findall(r"[\d.]+", found[4])]
     return rows
 
 
@@ -100,13 +102,44 @@ def test_batch_size_workers_score_memory_and_kernels_do_not_change_the_matrix(sa
 def test_save_results_writes_a_plain_float32_matrix_and_its_json_beside_the_checkpoint(sample, best, tmp_path):
     checkpoint = Path(shutil.copy(best, tmp_path / "model_best.pth"))
     evaluate(sample, checkpoint, "--save_results")
-    names = {"model_best.pth", "results_f30k.npy", "results_f30k.json", "metrics_f30k_test.json"}
+    names = {"model_best.pth", "results_f30k.npy", "results_f30k.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
     matrix = np.load(tmp_path / "results_f30k.npy", mmap_mode="r", allow_pickle=False)
     assert matrix.dtype == np.float32 and matrix.shape == (10, 50)
     info = json.loads((tmp_path / "results_f30k.json").read_text())
-    assert info == json.loads((tmp_path / "metrics_f30k_test.json").read_text())
     assert info["results"][0]["rsum"] == pytest.approx(retrieval_metrics(matrix).rsum)
+
+
+def test_the_json_says_what_the_figures_were_made_with_and_from(sample, runs, best, tmp_path):
+    for name, checkpoint in (("best", best), ("latest", runs("esl_a") / "checkpoint.pth")):
+        evaluate(sample, checkpoint, "--output", tmp_path / name)
+    info = json.loads((tmp_path / "best/metrics_f30k_test.json").read_text())
+    assert {"versions", "commit", "date", "host", "devices", "precision", "kernels"} <= set(info)
+    precomp = sample / "f30k/precomp"
+    expected = [file_record(precomp / f"test_{kind}") for kind in ("caps.txt", "ids.txt", "ims.npy")]
+    assert info["files"] == expected
+    assert info["chosen_on"] == info["results"][0]["chosen_on"] == "dev"  # the split of model_best.pth
+    latest = json.loads((tmp_path / "latest/metrics_f30k_test.json").read_text())
+    assert latest["chosen_on"] is None  # the last epoch was not chosen
+
+
+def test_the_tables_of_queries_stand_beside_the_figures_under_the_name_that_is_given(sample, best, tmp_path, capsys):
+    evaluate(sample, best, "--save_queries", "--limit", 4, "--output", tmp_path / "a")
+    names = {"metrics_f30k_test_limited.json", "queries_f30k_limited_i2t.csv", "queries_f30k_limited_t2i.csv"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names
+    assert f"queries: {tmp_path}/a/queries_f30k_limited_i2t.csv" in capsys.readouterr().out
+    evaluate(sample, best, "--save_queries", tmp_path / "b/q.jsonl", "--output", tmp_path / "a")
+    lines = (tmp_path / "b/q_t2i.jsonl").read_text().splitlines()
+    assert len(lines) == 50 and json.loads(lines[7])["image"] == 1
+
+
+def test_a_form_for_pasting_leaves_tables_alone_on_stdout(sample, best, tmp_path, capsys):
+    evaluate(sample, best, "--format", "markdown", "--output", tmp_path)
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert len(lines) == 3 and all(line.startswith("|") for line in lines)
+    assert lines[2].startswith("| Flickr30K 10 images | test | dev | ")
+    assert "ESL-A" in output.err and "figures: " in output.err
 
 
 def test_a_checkpoint_in_the_released_format_gives_the_same_matrix(sample, best, tmp_path):
@@ -133,7 +166,7 @@ def test_coco_testall_gives_five_folds_their_mean_and_the_whole_from_one_matrix(
     checkpoint = coco_run / "model_best.pth"
     evaluate(sample, checkpoint, "--save_results", "--output", tmp_path, data_name="coco")
     printed = table_rows(capsys.readouterr().out)
-    info = json.loads((tmp_path / "metrics_coco_testall.json").read_text())
+    info = json.loads((tmp_path / "results_coco.json").read_text())
     labels = [*(f"COCO 5 images fold {n}" for n in range(1, 6)), "COCO 5 images mean", "COCO 25 images"]
     assert [row["protocol"] for row in info["results"]] == labels
     for row in info["results"]:
@@ -243,10 +276,8 @@ def test_own_data_is_labelled_by_its_own_name_in_tables_json_and_file_names(samp
     arguments = ["--dataset", "birds", "--model_path", best, "--save_results", *flags]
     script.main(list(map(str, arguments)))  # data/birds is where it looks
     output = capsys.readouterr().out
-    assert {path.name for path in (birds / "out").iterdir()} == {
-        "metrics_birds_test.json", "results_birds.npy", "results_birds.json",
-    }  # fmt: skip
-    info = json.loads((birds / "out/metrics_birds_test.json").read_text())
+    assert {path.name for path in (birds / "out").iterdir()} == {"results_birds.npy", "results_birds.json"}
+    info = json.loads((birds / "out/results_birds.json").read_text())
     assert (info["dataset"], info["split"]) == ("birds", "test") and (info["images"], info["captions"]) == (10, 50)
     assert [row["protocol"] for row in info["results"]] == ["birds 10 images"]
     assert table_rows(output)["birds 10 images"] == pytest.approx(figures(info["results"][0]), abs=0.05)
@@ -265,7 +296,8 @@ def test_published_figures_stand_beside_known_data_sets_and_never_beside_own_dat
     checkpoints = [runs(similarity) / "model_best.pth" for similarity in ("esl_a", "esl_h")]
     evaluate(sample, checkpoints[0], "--output", birds / "out")
     summary = capsys.readouterr().out.split("\n\n")[1].splitlines()
-    assert len(summary) == 4 and summary[-1].startswith(f"Flickr30K 10 images  {model}, published")
+    assert len(summary) == 6 and summary[3].startswith(f"Flickr30K 10 images  {model}, published")
+    assert [line.split(":")[0] for line in summary[4:]] == ["-", "-"]
     bert = ("--bert_path", sample / "bert", "--output", birds / "out")
     for paths in (checkpoints[:1], checkpoints):
         evaluate(birds / "data", paths[0], "--model_path", *paths, *bert, data_name="birds")
@@ -281,7 +313,7 @@ class Toy:
 
     def __init__(self, monkeypatch):
         self.asked, self.read_of, self.shown = [], [], []
-        row = Protocol("a toy of f30k", self.read, self.evaluate, self.format)
+        row = Protocol("a toy of f30k", self.read, self.evaluate, self.tables)
         monkeypatch.setitem(PROTOCOLS, "toy", row)
         monkeypatch.setitem(DATA_SETS, "f30k", dataclasses.replace(DATA_SETS["f30k"], protocols=("toy",)))
         score_split = script.score_split
@@ -302,9 +334,9 @@ class Toy:
         shapes = [list(part.shape) for part in scores]
         return {"toy": {"best": scores.matrix.max(), "reference": reference, "shapes": shapes}}
 
-    def format(self, rows, with_published) -> str:
+    def tables(self, rows, with_published) -> list[Table]:
         self.shown.append((len(rows), with_published))
-        return "\n".join(f"toy of {name}: {figures['toy']['best']:.4f}" for name, figures in rows)
+        return [Table([""], [("", ["best"])], [([f"toy of {n}"], [[f"{f['toy']['best']:.4f}"]]) for n, f in rows])]
 
 
 def test_a_protocol_of_the_table_is_a_flag_and_its_figures_are_printed_and_saved(
@@ -315,15 +347,14 @@ def test_a_protocol_of_the_table_is_a_flag_and_its_figures_are_printed_and_saved
     assert toy.asked == ["read", "score with vectors", "evaluate"]  # what is missing is found before the work
     ids = read_ids(sample / "f30k/precomp/test_ids.txt")[::5].tolist()
     assert toy.read_of == [(str(sample / "f30k"), ids)] and toy.shown == [(1, False)]
-    saved = json.loads((tmp_path / "metrics_f30k_test.json").read_text())
+    saved = json.loads((tmp_path / "results_f30k.json").read_text())
     best_score = float(np.load(tmp_path / "results_f30k.npy").max())
     assert saved["toy"] == {
         "best": best_score,
         "reference": "what was read",
         "shapes": [[10, 50], [10, 511], [50, 511]],
     }
-    assert saved == json.loads((tmp_path / "results_f30k.json").read_text())
-    assert f"toy of esl_a/model_best.pth: {best_score:.4f}" in capsys.readouterr().out.splitlines()
+    assert f"toy of esl_a/model_best.pth  {best_score:.4f}" in capsys.readouterr().out.splitlines()
 
     evaluate(
         sample, best, "--evaluate_toy", "--model_path", best, runs("esl_h") / "model_best.pth", "--output", tmp_path
@@ -370,6 +401,7 @@ BAD_INPUT = {
     "cxc on a part": (["--dataset", "coco", "--limit", 5, "--evaluate_cxc"], ["--evaluate_cxc", "--limit"]),
     "limit of nothing": (["--limit", 0], ["--limit", "0"]),
     "unwritable output": (["--output", "{tmp}/empty.pth/out"], ["{tmp}/empty.pth/out", "cannot be written"]),
+    "queries in no form": (["--save_queries", "q.txt"], ["--save_queries q.txt", ".csv or .jsonl"]),
     "unknown flag": (["--modelpath", "x"], ["--modelpath"]),
 }
 
@@ -426,4 +458,4 @@ def test_checkpoints_that_share_an_output_folder_keep_their_own_results(sample, 
     evaluate(sample, *checkpoints, "--save_results", "--output", tmp_path)
     matrices = sorted(tmp_path.glob("results_f30k_*.npy"))
     assert len(matrices) == 2 and not np.array_equal(*map(np.load, matrices))
-    assert len(list(tmp_path.glob("metrics_f30k_test_*.json"))) == 2
+    assert len(list(tmp_path.glob("results_f30k_*.json"))) == 2

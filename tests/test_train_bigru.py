@@ -135,12 +135,13 @@ def test_a_missing_vocabulary_and_one_of_another_size_are_one_clear_line(sample,
 
 def test_published_bigru_figures_state_what_is_unknown_by_a_dash():
     from lib.evaluation.metrics import retrieval_metrics
-    from lib.evaluation.report import ModelResult, Row, format_summary
+    from lib.evaluation.report import ModelResult, Row, summary_table
+    from lib.evaluation.tables import text
 
     model = "VSE∞, region features, BiGRU"
     assert published(model, "COCO 1K mean").recalls == (78.5, 96.0, None, 61.7, 90.3, None)
     result = retrieval_metrics(np.eye(4, dtype=np.float32))
-    line = format_summary([ModelResult("a", [Row("Flickr30K 1K", result)], model)]).splitlines()[-1]
+    *_, line, _ = text(summary_table([ModelResult("a", [Row("Flickr30K 1K", result)], model)])).splitlines()
     assert line.split("published")[1].split() == "76.5 94.2 - - - | 56.4 83.4 - - - | -".split()
 
 

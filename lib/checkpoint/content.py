@@ -18,8 +18,9 @@ from lib.model import describe
 class Checkpoint:
     """A model and the state of its training, under our key names.
 
-    `settings` are the command-line values of the run, `criterion` the parameters of its loss. `extras` are the tensors
-    of a released file that our model has no place for ("img_enc.mlp.bns.1.weight"), kept so that it can be
+    `settings` are the command-line values of the run, `criterion` the parameters of its loss, `chosen_on` the split
+    whose RSUM chose the epoch, None for the last epoch of a run and where the file doesn't say. `extras` are the
+    tensors of a released file that our model has no place for ("img_enc.mlp.bns.1.weight"), kept so that it can be
     written again as it was.
     """
 
@@ -33,6 +34,7 @@ class Checkpoint:
     criterion: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     extras: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     origin: str = "ours"
+    chosen_on: str | None = None
     path: Path | None = None
 
     @property

@@ -74,7 +74,8 @@ def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoi
         "criterion": dense_tensors(content["criterion"], f"{path}: criterion"),
         "extras": dense_tensors(content["extras"], f"{path}: extras"),
     }
-    return Checkpoint(**entries, path=path)
+    chosen_on = None if content["optimizer"] else content["settings"].get("val_split")  # the latest epoch has its state
+    return Checkpoint(**entries, path=path, chosen_on=chosen_on)
 
 
 def _config(values: dict[str, Any], path: Path) -> ModelConfig:

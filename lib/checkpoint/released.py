@@ -69,7 +69,10 @@ def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoi
     the keys which belong to no such model, and where `opt` contradicts the weights.
     """
     parts = named_parts(content["model"], PARTS, 2, path)
-    return read_parts(parts, LAYOUT, _similarity(parts, path), content, path, "released", paths)
+    checkpoint = read_parts(parts, LAYOUT, _similarity(parts, path), content, path, "released", paths)
+    if SIM in parts and checkpoint.chosen_on is None:
+        checkpoint.chosen_on = "test"  # as the released ESL code does; a model of ours keeps its own choice in `opt`
+    return checkpoint
 
 
 def _similarity(parts: dict[str, dict[str, Tensor]], path: Path) -> str:

@@ -125,6 +125,7 @@ def read_parts(
         extras=extras,
         origin=origin,
         path=path,
+        chosen_on=settings.get("val_split"),
     )
 
 

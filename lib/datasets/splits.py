@@ -109,6 +109,12 @@ class Split:
     def n_captions(self) -> int:
         return len(self.captions)
 
+    @property
+    def read_files(self) -> list[Path]:
+        """The files that the split was made of."""
+        of_features = (self.files.features, self.files.mask) if self.features else ()
+        return [path for path in (self.files.captions, self.files.ids, *of_features) if path is not None]
+
     def first_images(self, n_images: int) -> Split:
         """The first images and their captions."""
         n_captions = int(np.searchsorted(self.image_of_caption, n_images))

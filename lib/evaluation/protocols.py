@@ -11,26 +11,27 @@ import numpy as np
 from lib.errors import InputError
 from lib.evaluation.cxc import cxc_correlations, cxc_recalls
 from lib.evaluation.cxc_annotations import Annotations, read_annotations
-from lib.evaluation.report import format_correlations, format_cxc
+from lib.evaluation.report import correlation_table, cxc_table
+from lib.evaluation.tables import Table
 
 
 class Scores(NamedTuple):
-    """What a protocol may judge: scores (N, C), and one vector per image (N, E) and per caption (C, E)."""
+    """What a protocol may judge: scores (N, C), and where known a vector per image (N, E) and caption (C, E)."""
 
     matrix: np.ndarray
-    image_vectors: np.ndarray
-    caption_vectors: np.ndarray
+    image_vectors: np.ndarray | None = None
+    caption_vectors: np.ndarray | None = None
 
 
 class Protocol(NamedTuple):
     """`read(data_path, image ids of the split)` gives what `evaluate(scores, it)` compares with; that gives figures by
-    name, as they stand in the JSON; `format((model, figures) rows, with published ones beside them)` shows them.
+    name, as they stand in the JSON; `tables((model, figures) rows, with published ones below)` shows them.
     Published figures speak of a gallery of `published_images`."""
 
     help: str
     read: Callable[[Path, np.ndarray], Any]
     evaluate: Callable[[Scores, Any], dict[str, Any]]
-    format: Callable[[Sequence[tuple[str, dict[str, Any]]], bool], str]
+    tables: Callable[[Sequence[tuple[str, dict[str, Any]]], bool], list[Table]]
     published_images: int | None = None
 
 
@@ -59,12 +60,12 @@ def evaluate_cxc(scores: Scores, annotations: Annotations) -> dict[str, Any]:
     return {"cxc": cxc_recalls(*judged), "cxc_correlations": cxc_correlations(*judged)}
 
 
-def show_cxc(rows: Sequence[tuple[str, dict[str, Any]]], with_published: bool) -> str:
-    """Both tables of several models."""
-    recalls = format_cxc([(name, figures["cxc"]) for name, figures in rows], with_published)
-    return f"{recalls}\n{format_correlations([(name, figures['cxc_correlations']) for name, figures in rows])}"
+def cxc_tables(rows: Sequence[tuple[str, dict[str, Any]]], with_published: bool) -> list[Table]:
+    """Recalls and correlations of several models."""
+    recalls = cxc_table([(name, figures["cxc"]) for name, figures in rows], with_published)
+    return [recalls, correlation_table([(name, figures["cxc_correlations"]) for name, figures in rows])]
 
 
 PROTOCOLS = {
-    "cxc": Protocol("CxC (COCO testall): recalls and correlations", read_cxc, evaluate_cxc, show_cxc, 5000),
+    "cxc": Protocol("CxC (COCO testall): recalls and correlations", read_cxc, evaluate_cxc, cxc_tables, 5000),
 }

@@ -1,4 +1,4 @@
-"""Which protocols a matrix is evaluated under, and the text tables of their figures.
+"""Which protocols a matrix is evaluated under, and the tables of their figures.
 
 A row is a result with a label that names its protocol, such as "COCO 1K fold 1", "COCO 1K mean", "COCO 5K" or
 "Flickr30K 1K". A part of a data set is labelled as such: "COCO (first 500 images)"; one's own data by its own name.
@@ -15,6 +15,7 @@ from lib.errors import InputError
 from lib.evaluation.cxc import Correlation, TaskRecalls
 from lib.evaluation.metrics import Recalls, Retrieval, folds, mean_retrieval, retrieval_metrics
 from lib.evaluation.published import PUBLISHED_CXC, published
+from lib.evaluation.tables import Table, text
 
 FIGURES = ("R@1", "R@5", "R@10", "MedR", "MeanR")
 CXC_TASKS = {"i2t": "I2T", "t2i": "T2I", "t2t": "T2T", "i2i": "I2I"}
@@ -22,14 +23,17 @@ CORRELATIONS = {"sts": "STS", "sis": "SIS", "sits": "SITS"}
 
 
 class Row(NamedTuple):
-    """A result and the label that names its protocol."""
+    """A result, the label that names its protocol, its split, and the split whose RSUM chose the epoch, where known."""
 
     label: str
     result: Retrieval
+    split: str | None = None
+    chosen_on: str | None = None
 
     def as_dict(self) -> dict:
         """The figures as plain numbers for JSON, with the label as `protocol`."""
-        return {"protocol": self.label, **self.result.as_dict()}
+        known = {"protocol": self.label, "split": self.split, "chosen_on": self.chosen_on}
+        return {**known, **self.result.as_dict()}
 
 
 class ModelResult(NamedTuple):
@@ -46,20 +50,26 @@ def evaluate_matrix(
     image_of_caption: np.ndarray | None = None,
     split: str | None = None,
     limit: int | None = None,
+    chosen_on: str | None = None,
 ) -> list[Row]:
     """The rows of a data set's split for a matrix (N, C), or for the matrices of its folds.
 
     `data` is the data set's row (lib.datasets.DataSet), split None counts as the one that it evaluates. Where a split
     has folds, each is a row, then their mean, then the whole. `limit` says that only the first images of the split were
-    scored. Raises InputError as `ranks` does.
+    scored, `chosen_on` on which split the epoch was chosen. Raises InputError as `ranks` does.
     """
+    rows = _rows(data, scores, image_of_caption, split or data.evaluated, limit)
+    return [row._replace(split=split or data.evaluated, chosen_on=chosen_on) for row in rows]
+
+
+def _rows(data, scores, image_of_caption: np.ndarray | None, split: str, limit: int | None) -> list[Row]:
     if not isinstance(scores, np.ndarray):
         sizes = {len(fold) for fold in scores}
         if len(sizes) > 1:
             raise InputError(f"folds of {', '.join(map(str, sorted(sizes)))} images; expected equal numbers of images")
         parts = [retrieval_metrics(fold) for fold in scores]
         return _fold_rows(data.label, sizes.pop(), parts, mean_retrieval(parts))
-    split, n_images = split or data.evaluated, len(scores)
+    n_images = len(scores)
     n_folds = 0 if limit else data.folds.get(split, 0)
     rows = []
     if n_folds and n_images % n_folds == 0:
@@ -81,16 +91,23 @@ def _size(n_images: int) -> str:
     return f"{n_images // 1000}K" if n_images and n_images % 1000 == 0 else f"{n_images} images"
 
 
-def format_table(rows: Iterable[tuple[str, Retrieval]]) -> str:
-    """An aligned table of (label, result) rows: R@1 R@5 R@10 in %, MedR, MeanR of both directions, and RSUM."""
-    return _table(
-        ["image to text", "text to image", ""],
-        [list(FIGURES), list(FIGURES), ["RSUM"]],
-        [(label, _figures(result)) for label, result in rows],
-    )
+RETRIEVAL = [("image to text", list(FIGURES)), ("text to image", list(FIGURES)), ("", ["RSUM"])]
+UNCHOSEN = "the checkpoint does not say on which split its epoch was chosen, or it is the last epoch of a run"
+UNPUBLISHED = "not published"
+ON_TEST = "chosen on test: the epoch with the best figures on test itself, which makes them look better than they are"
 
 
-def format_summary(models: Iterable[ModelResult]) -> str:
+def recall_table(rows: Iterable[Row | tuple[str, Retrieval]]) -> Table:
+    """A table of rows: R@1 R@5 R@10 in %, MedR, MeanR of both directions, and RSUM."""
+    return _retrieval_table([""], [([row.label], row, _figures(row.result)) for row in (Row(*row) for row in rows)])
+
+
+def format_table(rows: Iterable[Row | tuple[str, Retrieval]]) -> str:
+    """`recall_table` for the terminal."""
+    return text(recall_table(rows))
+
+
+def summary_table(models: Iterable[ModelResult]) -> Table:
     """One table of several models, protocol by protocol, without the rows of single folds.
 
     Below a measured row stand the published figures of the same model and protocol, marked as published.
@@ -101,34 +118,49 @@ def format_summary(models: Iterable[ModelResult]) -> str:
     for label in labels:
         for model in models:
             measured = [row for row in model.rows if row.label == label]
-            rows += [(f"{label}  {model.name}", _figures(row.result)) for row in measured]
+            rows += [([label, model.name], row, _figures(row.result)) for row in measured]
             known = published(model.model, label)
             if measured and known:
                 i2t, t2i = (known.recalls[:3], known.recalls[3:]) if known.recalls else ((None,) * 3, (None,) * 3)
                 figures = [[*i2t, None, None], [*t2i, None, None], [known.rsum]]
-                rows.append((f"{label}  {known.model}, published", figures))
-    return _table(["image to text", "text to image", ""], [list(FIGURES), list(FIGURES), ["RSUM"]], rows)
+                source = measured[0]._replace(chosen_on=known.chosen_on)
+                rows.append(([label, f"{known.model}, published"], source, figures))
+    return _retrieval_table(["", ""], rows)
 
 
-def format_cxc(rows: Iterable[tuple[str, Mapping[str, TaskRecalls]]], with_published: bool = False) -> str:
+def _retrieval_table(words: list[str], rows: list[tuple[list[str], Row, list[list]]]) -> Table:
+    """Rows of words, what they are of, and their figures; split and choice of the epoch stand where they are known."""
+    if any(row.split for _, row, _ in rows):
+        words = [*words, "split", "chosen on"]
+        rows = [([*own, row.split, row.chosen_on], row, figures) for own, row, figures in rows]
+    missing = {"chosen on": UNCHOSEN} | dict.fromkeys([title for title, _ in RETRIEVAL], UNPUBLISHED)
+    notes = (ON_TEST,) if any("test" in (row.chosen_on or "").split(", ") for _, row, _ in rows) else ()
+    return Table(words, RETRIEVAL, [(own, figures) for own, _, figures in rows], missing, notes)
+
+
+def cxc_table(rows: Iterable[tuple[str, Mapping[str, TaskRecalls]]], with_published: bool = False) -> Table:
     """The CxC recalls of (label, {task: recalls}) rows; `with_published` adds the R@1 of published models."""
     body = []
     for label, tasks in rows:
         recalls = [tasks.get(task) for task in CXC_TASKS]
-        body.append((label, [[r.r1, r.r5, r.r10] if r else [None] * 3 for r in recalls]))
+        body.append(([label], [[r.r1, r.r5, r.r10] if r else [None] * 3 for r in recalls]))
     if with_published:
         for name, tasks in PUBLISHED_CXC.items():
-            body.append((f"{name}, published", [[tasks[task], None, None] for task in CXC_TASKS]))
-    return _table(list(CXC_TASKS.values()), [list(FIGURES[:3]) for _ in CXC_TASKS], body)
+            body.append(([f"{name}, published"], [[tasks[task], None, None] for task in CXC_TASKS]))
+    groups = [(title, list(FIGURES[:3])) for title in CXC_TASKS.values()]
+    reason = "not published, or a task without queries or without a vector for each item"
+    return Table([""], groups, body, dict.fromkeys(CXC_TASKS.values(), reason))
 
 
-def format_correlations(rows: Iterable[tuple[str, Mapping[str, Correlation]]]) -> str:
+def correlation_table(rows: Iterable[tuple[str, Mapping[str, Correlation]]]) -> Table:
     """The sampled Spearman correlations (times 100) of (label, {task: correlation}) rows as mean ± std."""
     body = []
     for label, tasks in rows:
         known = [tasks.get(task) for task in CORRELATIONS]
-        body.append((label, [[f"{c.mean:.1f} ± {c.std:.1f}" if c else None] for c in known]))
-    return _table(["Spearman", "", ""], [[name] for name in CORRELATIONS.values()], body)
+        body.append(([label], [[f"{c.mean:.1f} ± {c.std:.1f}" if c else None] for c in known]))
+    groups = [(title, [name]) for title, name in zip(("Spearman", "", ""), CORRELATIONS.values(), strict=True)]
+    reason = "the annotations rate no such pairs (all ratings are in CxC's CSV files), or no vectors are at hand"
+    return Table([""], groups, body, dict.fromkeys(("Spearman", ""), reason))
 
 
 def _figures(result: Retrieval) -> list[list[float]]:
@@ -138,34 +170,6 @@ def _figures(result: Retrieval) -> list[list[float]]:
     return [of(result.i2t), of(result.t2i), [result.rsum]]
 
 
-def _table(titles: list[str], columns: list[list[str]], rows: list[tuple[str, list[list]]]) -> str:
-    """Groups of columns under their titles, separated by bars; numbers with one decimal, `-` where there is none."""
-    cells = [(label, [[_cell(value) for value in group] for group in groups]) for label, groups in rows]
-    first = max([len(label) for label, _ in rows], default=0)
-    widths = [
-        [max(5, len(name), *(len(groups[g][c]) for _, groups in cells)) for c, name in enumerate(names)]
-        for g, names in enumerate(columns)
-    ]
-
-    def line(label: str, groups: Iterable[str]) -> str:
-        return f"{label:<{first}}  {' | '.join(groups)}".rstrip()
-
-    def join(group: list[str], group_widths: list[int]) -> str:
-        return " ".join(cell.rjust(width) for cell, width in zip(group, group_widths, strict=True))
-
-    spans = [sum(group) + len(group) - 1 for group in widths]
-    lines = [line("", (title.ljust(span) for title, span in zip(titles, spans, strict=True)))] if any(titles) else []
-    lines.append(line("", map(join, columns, widths)))
-    lines += [line(label, map(join, groups, widths)) for label, groups in cells]
-    return "\n".join(lines)
-
-
-def _cell(value) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else f"{value:.1f}"
-
-
 def has_published(models: Iterable[ModelResult]) -> bool:
-    """Whether `format_summary` has a published figure to show beside a measured one."""
+    """Whether `summary_table` has a published figure to show beside a measured one."""
     return any(published(model.model, row.label) for model in models for row in model.rows)

@@ -272,6 +272,15 @@ def test_a_written_backbone_shares_the_tensors_of_both_names(tmp_path):
     assert one.data_ptr() == other.data_ptr()
 
 
+@pytest.mark.parametrize("kind", ["esl_a", "esl_h", "vse_infty"])
+def test_released_esl_chose_its_epoch_on_test_and_a_model_of_ours_keeps_its_own_choice(kind, write, tmp_path):
+    assert read_checkpoint(write(kind)).chosen_on == (None if kind == "vse_infty" else "test")
+    save_checkpoint(tmp_path / "ours.pth", small_model(kind), settings={"val_split": "dev"})
+    convert(tmp_path / "ours.pth", tmp_path / "released.pth", "released")
+    for name in ("ours.pth", "released.pth"):
+        assert read_checkpoint(tmp_path / name).chosen_on == "dev"
+
+
 def test_a_file_without_settings_tells_its_configuration_all_the_same(write):
     expected = small_config("esl_a")
     for opt in (argparse.Namespace(), None, {"margin": 0.2}, ["margin"]):

@@ -13,6 +13,7 @@ from lib.evaluation.cxc import cxc_correlations, cxc_recalls
 from lib.evaluation.cxc_annotations import read_annotations
 from lib.evaluation.protocols import PROTOCOLS, Scores
 from lib.evaluation.published import PUBLISHED_CXC
+from lib.evaluation.tables import printed
 from lib.files import plain, read_ids
 
 CXC = PROTOCOLS["cxc"]
@@ -78,10 +79,10 @@ def test_cxc_gives_recalls_and_correlations_by_name_as_json_takes_them(sample, i
 
 def test_cxc_shows_a_row_of_each_model_in_both_tables_and_published_ones_on_request(sample, image_ids, scores):
     figures = CXC.evaluate(scores, CXC.read(sample / "coco", image_ids))
-    both = CXC.format([("one", figures), ("other", figures)], False)
+    both = printed(CXC.tables([("one", figures), ("other", figures)], False))
     assert [line.split()[0] for line in both.splitlines() if line.startswith(("one ", "other "))] == [
         "one",
         "other",
     ] * 2
     assert "Spearman" in both and "published" not in both
-    assert CXC.format([("one", figures)], True).count("published") == len(PUBLISHED_CXC)
+    assert printed(CXC.tables([("one", figures)], True)).count(", published") == len(PUBLISHED_CXC)

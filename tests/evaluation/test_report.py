@@ -15,13 +15,14 @@ from lib.evaluation.published import PUBLISHED_CXC
 from lib.evaluation.report import (
     ModelResult,
     Row,
+    correlation_table,
+    cxc_table,
     evaluate_matrix,
-    format_correlations,
-    format_cxc,
-    format_summary,
     format_table,
     has_published,
+    summary_table,
 )
+from lib.evaluation.tables import text
 
 COCO, F30K = data_set("coco"), data_set("f30k")
 ESL_A = "ESL-A, region features, BERT"
@@ -48,6 +49,7 @@ def test_coco_testall_has_five_folds_their_mean_and_the_whole():
     assert [row.label for row in rows] == [f"COCO 1K fold {i}" for i in range(1, 6)] + ["COCO 1K mean", "COCO 5K"]
     parts, mean = folds(scores)
     assert [row.result for row in rows] == [*parts, mean, retrieval_metrics(scores)]
+    assert {row.split for row in rows} == {"testall"}
 
 
 def test_labels_name_the_protocol_split_and_size():
@@ -74,7 +76,7 @@ def test_own_data_has_no_published_figures_beside_it(name):
     for model in (None, ESL_A):
         models = [ModelResult("mine", rows, model)]
         assert not has_published(models)
-        (line,) = format_summary(models).splitlines()[2:]
+        (line,) = text(summary_table(models)).splitlines()[2:3]
         assert line.startswith(f"{name} 1K  mine ")
 
 
@@ -103,7 +105,8 @@ def test_five_matrices_count_as_the_five_folds():
 
 
 def test_rows_become_plain_json():
-    row = json.loads(json.dumps(Row("COCO 5K", result()).as_dict()))
+    row = json.loads(json.dumps(Row("COCO 5K", result(), "testall", "dev").as_dict()))
+    assert (row["split"], row["chosen_on"]) == ("testall", "dev")
     assert row["protocol"] == "COCO 5K" and row["i2t"]["r1"] == 12.34 and row["rsum"] == 300.0
 
 
@@ -124,37 +127,52 @@ def test_the_table_shows_every_figure_in_aligned_columns():
 def test_the_summary_puts_published_figures_below_the_measured_ones_of_the_same_model_and_protocol():
     rows = [Row("COCO 1K fold 1", result(1)), Row("COCO 1K mean", result(530)), Row("COCO 5K", result(440))]
     models = [ModelResult("mine", rows, ESL_A), ModelResult("other", rows[1:2], "ESL-A, grid features (wsl), BERT")]
-    lines = [" ".join(line.split()) for line in format_summary(models).splitlines()[2:]]
-    assert len(lines) == 5
+    lines = [" ".join(line.split()) for line in text(summary_table(models)).splitlines()[2:]]
+    assert len(lines) == 7
     assert lines[0].startswith("COCO 1K mean mine 12.3") and lines[0].endswith("530.0")
     assert lines[1] == f"COCO 1K mean {ESL_A}, published 82.2 96.9 98.9 - - | 66.5 92.1 96.7 - - | 533.4"
     assert lines[2].startswith("COCO 1K mean other")
     assert lines[3].startswith("COCO 5K mine") and lines[4].startswith(f"COCO 5K {ESL_A}, published")
+    assert lines[5] == "-: not published" and lines[6].startswith("chosen on test: ")
     assert has_published(models) and not has_published(models[1:])
+
+
+def test_every_row_names_its_split_and_the_one_that_chose_the_epoch_where_it_is_known():
+    measured = [Row("COCO 1K mean", result(), "testall", "dev"), Row("COCO 5K", result(), "testall", None)]
+    lines = text(summary_table([ModelResult("mine", measured, ESL_A)])).splitlines()
+    head, *body = [" ".join(line.split()) for line in lines[1:]]
+    assert head.startswith("split chosen on R@1")
+    assert body[0].startswith("COCO 1K mean mine testall dev 12.3")
+    assert body[1].startswith(f"COCO 1K mean {ESL_A}, published testall test 82.2 96.9 98.9 - -")
+    assert body[2].startswith("COCO 5K mine testall - 12.3")
+    assert body[-3].startswith("-: the checkpoint does not say on which split its epoch was chosen")
+    assert body[-2] == "-: not published" and body[-1].startswith("chosen on test: ")
+    plain = format_table([Row("COCO 5K", result(), "testall", "dev")])
+    assert "-:" not in plain and "chosen on test" not in plain
 
 
 def test_published_figures_without_recalls_show_their_rsum_alone():
     models = [ModelResult("mine", [Row("Flickr30K 1K", result())], "VSE∞, region features, BERT")]
-    line = " ".join(format_summary(models).splitlines()[-1].split())
+    line = " ".join(text(summary_table(models)).splitlines()[-2].split())
     assert line == "Flickr30K 1K VSE∞, region features, BERT, published - - - - - | - - - - - | 513.5"
 
 
 def test_samples_and_limited_results_have_no_published_figures():
     names = ("COCO 200 images", "COCO (first 500 images)", "Flickr30K dev 1K")
     models = [ModelResult("mine", [Row(name, result()) for name in names], ESL_A)]
-    assert "published" not in format_summary(models) and not has_published(models)
+    assert "published" not in text(summary_table(models)) and not has_published(models)
 
 
 def test_the_cxc_table_shows_tasks_that_were_left_out_as_dashes():
     tasks = {"i2t": TaskRecalls(1.0, 2.0, 3.0, 9), "t2i": TaskRecalls(4.0, 5.0, 6.0, 9)}
-    table = format_cxc([("mine", tasks)], with_published=True).splitlines()
+    *table, reason = text(cxc_table([("mine", tasks)], with_published=True)).splitlines()
     assert table[0].split() == ["I2T", "|", "T2I", "|", "T2T", "|", "I2I"]
     assert table[2].split() == "mine 1.0 2.0 3.0 | 4.0 5.0 6.0 | - - - | - - -".split()
-    assert len(table) == 3 + len(PUBLISHED_CXC)
+    assert len(table) == 3 + len(PUBLISHED_CXC) and reason.startswith("-: not published, or a task without queries")
     assert table[-1].split() == "VSE∞ WSL grid, published 67.9 - - | 53.6 - - | 46.7 - - | 51.3 - -".split()
 
 
 def test_the_correlation_table_shows_mean_and_deviation():
-    table = format_correlations([("mine", {"sts": Correlation(72.94, 0.31, 100)})]).splitlines()
+    table = text(correlation_table([("mine", {"sts": Correlation(72.94, 0.31, 100)})])).splitlines()
     assert table[1].split() == ["STS", "|", "SIS", "|", "SITS"]
     assert table[2].split() == ["mine", "72.9", "±", "0.3", "|", "-", "|", "-"]
