@@ -25,7 +25,9 @@ LAYERS = [  # from the top; the longest matching name counts
     ["lib.errors", "lib.files", "lib.command_line", "lib.vocabulary", "lib.host_random", "lib.provenance"],
 ]
 APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other
-NUMPY_ALONE = [f"lib.evaluation.{name}" for name in ("metrics", "cxc", "report", "results", "queries", "ensemble")]
+NUMPY_ALONE = [
+    f"lib.evaluation.{name}" for name in ("metrics", "cxc", "report", "results", "queries", "ensemble", "comparison")
+]
 
 
 def module_name(file: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -163,7 +164,7 @@ def recalls(ranks: np.ndarray) -> Recalls:
 def retrieval_metrics(scores: np.ndarray, image_of_caption: np.ndarray | None = None) -> Retrieval:
     """Recalls of both directions and RSUM of a matrix (N, C)."""
     i2t, t2i = (recalls(direction) for direction in ranks(scores, image_of_caption))
-    return _retrieval(i2t, t2i)
+    return retrieval(i2t, t2i)
 
 
 def folds(
@@ -173,18 +174,24 @@ def folds(
 
     COCO 1K is five folds of a 5,000 x 25,000 matrix. Raises InputError when N is no multiple of n_folds.
     """
+    results = [retrieval_metrics(*block) for block in fold_blocks(scores, image_of_caption, n_folds)]
+    return results, mean_retrieval(results)
+
+
+def fold_blocks(
+    scores: np.ndarray, image_of_caption: np.ndarray | None, n_folds: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The blocks of `folds`, each with the rows of its captions' images in it; InputError as there."""
     scores = check_matrix(scores)
     if n_folds < 1 or len(scores) % n_folds:
         raise InputError(f"{len(scores)} images don't divide into {n_folds} folds of equal size")
     owners = caption_owners(scores.shape, image_of_caption)
     size = len(scores) // n_folds
-    results = []
     for first in range(0, len(scores), size):
         captions = np.flatnonzero((owners >= first) & (owners < first + size))
         start, stop = captions[0], captions[-1] + 1
         columns = slice(start, stop) if stop - start == len(captions) else captions  # a view where they lie together
-        results.append(retrieval_metrics(scores[first : first + size, columns], owners[columns] - first))
-    return results, mean_retrieval(results)
+        yield scores[first : first + size, columns], owners[columns] - first
 
 
 def five_fold(scores: np.ndarray, image_of_caption: np.ndarray | None = None) -> tuple[list[Retrieval], Retrieval]:
@@ -194,7 +201,7 @@ def five_fold(scores: np.ndarray, image_of_caption: np.ndarray | None = None) ->
 
 def mean_retrieval(results: list[Retrieval]) -> Retrieval:
     """The mean of every figure over several results (MedR and MeanR too, so they may be fractions)."""
-    return _retrieval(_mean([result.i2t for result in results]), _mean([result.t2i for result in results]))
+    return retrieval(_mean([result.i2t for result in results]), _mean([result.t2i for result in results]))
 
 
 def _mean(parts: list[Recalls]) -> Recalls:
@@ -202,5 +209,6 @@ def _mean(parts: list[Recalls]) -> Recalls:
     return Recalls(*(math.fsum(column) / len(parts) for column in columns))
 
 
-def _retrieval(i2t: Recalls, t2i: Recalls) -> Retrieval:
+def retrieval(i2t: Recalls, t2i: Recalls) -> Retrieval:
+    """Both directions with their RSUM."""
     return Retrieval(i2t, t2i, i2t.r1 + i2t.r5 + i2t.r10 + t2i.r1 + t2i.r5 + t2i.r10)

@@ -13,7 +13,16 @@ import numpy as np
 
 from lib.errors import InputError
 from lib.evaluation.cxc import Correlation, TaskRecalls
-from lib.evaluation.metrics import Recalls, Retrieval, folds, mean_retrieval, retrieval_metrics
+from lib.evaluation.metrics import (
+    Recalls,
+    Retrieval,
+    caption_owners,
+    fold_blocks,
+    mean_retrieval,
+    ranks,
+    recalls,
+    retrieval,
+)
 from lib.evaluation.published import PUBLISHED_CXC, published
 from lib.evaluation.tables import Table, text
 
@@ -58,33 +67,54 @@ def evaluate_matrix(
     has folds, each is a row, then their mean, then the whole. `limit` says that only the first images of the split were
     scored, `chosen_on` on which split the epoch was chosen. Raises InputError as `ranks` does.
     """
-    rows = _rows(data, scores, image_of_caption, split or data.evaluated, limit)
+    rows = []
+    for label, galleries in ranked_galleries(data, scores, image_of_caption, split, limit):
+        results = [retrieval(recalls(each.i2t), recalls(each.t2i)) for each in galleries]
+        if len(results) > 1:
+            rows += [Row(f"{label} fold {number}", result) for number, result in enumerate(results, 1)]
+            label = f"{label} mean"
+        rows.append(Row(label, mean_retrieval(results)))
     return [row._replace(split=split or data.evaluated, chosen_on=chosen_on) for row in rows]
 
 
-def _rows(data, scores, image_of_caption: np.ndarray | None, split: str, limit: int | None) -> list[Row]:
+class Ranked(NamedTuple):
+    """Ranks from 0 in one gallery: i2t (N,), t2i (C,), and the image of each caption (C,)."""
+
+    i2t: np.ndarray
+    t2i: np.ndarray
+    image_of_caption: np.ndarray
+
+
+def ranked_galleries(
+    data,
+    scores: np.ndarray | Sequence[np.ndarray],
+    image_of_caption: np.ndarray | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+) -> list[tuple[str, list[Ranked]]]:
+    """Label and ranks of each protocol that `evaluate_matrix` reports: the galleries of the folds, and the whole."""
     if not isinstance(scores, np.ndarray):
         sizes = {len(fold) for fold in scores}
         if len(sizes) > 1:
             raise InputError(f"folds of {', '.join(map(str, sorted(sizes)))} images; expected equal numbers of images")
-        parts = [retrieval_metrics(fold) for fold in scores]
-        return _fold_rows(data.label, sizes.pop(), parts, mean_retrieval(parts))
-    n_images = len(scores)
+        return [(f"{data.label} {_size(sizes.pop())}", [_ranked(fold) for fold in scores])]
+    split, n_images = split or data.evaluated, len(scores)
     n_folds = 0 if limit else data.folds.get(split, 0)
-    rows = []
+    galleries, small = [], 0
     if n_folds and n_images % n_folds == 0:
-        rows = _fold_rows(data.label, n_images // n_folds, *folds(scores, image_of_caption, n_folds))
+        size = n_images // n_folds
+        blocks = fold_blocks(scores, image_of_caption, n_folds)
+        galleries.append((f"{data.label} {_size(size)}", [_ranked(*block) for block in blocks]))
+        small = size % 1000
     name = data.label if split == data.evaluated else f"{data.label} {split}"
     # "COCO 1K" would read as the mean of folds, so a whole beside small folds says its number of images
-    small = rows and n_images // n_folds % 1000
     size = f"{n_images} images" if small else _size(n_images)
     label = f"{name} (first {n_images} images)" if limit else f"{name} {size}"
-    return [*rows, Row(label, retrieval_metrics(scores, image_of_caption))]
+    return [*galleries, (label, [_ranked(scores, image_of_caption)])]
 
 
-def _fold_rows(name: str, size: int, parts: Sequence[Retrieval], mean: Retrieval) -> list[Row]:
-    rows = [Row(f"{name} {_size(size)} fold {number}", part) for number, part in enumerate(parts, 1)]
-    return [*rows, Row(f"{name} {_size(size)} mean", mean)]
+def _ranked(scores: np.ndarray, image_of_caption: np.ndarray | None = None) -> Ranked:
+    return Ranked(*ranks(scores, image_of_caption), caption_owners(scores.shape, image_of_caption))
 
 
 def _size(n_images: int) -> str:
