@@ -1,31 +1,38 @@
 """The picture of an ESL head's attention: which words of a caption matched which regions of an image.
 
 Left the image with the region that each word matched best, right the whole word-region similarity as a heat map; for
-grid cells also one small map of the image per word. Drawn with Pillow alone.
+grid cells also one small map of the image per word, on the scale of the heat map. Drawn with matplotlib.
 
-Letters: R regions or grid cells, W words, H and W side lengths in pixels where an image's shape is meant.
+Letters: R regions or grid cells, W words, H and W side lengths in pixels where an image's shape is meant. Lengths are
+in units of which a picture is about 1,400 wide, whatever its width on paper.
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+
+from lib.files import atomic_write
+from lib.tools.words import FRAME, is_word
 
 MARGIN, GAP = 24, 14
-IMAGE_SIDE = 560  # pixels of the longer side of the image panel
+IMAGE_SIDE = 560  # the longer side of the image panel
 MAP_WIDTH, MOST_CELL_WIDTH = 660, 20  # of the heat map and of one of its columns
 ROW_HEIGHTS = 20, 34
-TILE = 132  # side of a word's small map
+TILE = 132  # longer side of a word's small map
+UNITS_PER_INCH = 100
+RASTER_FROM = 400  # columns of a heat map that is not drawn cell by cell
 INK, QUIET, LINE, PAPER = (28, 30, 34), (120, 124, 130), (214, 217, 222), (255, 255, 255)
 NEGATIVE, POSITIVE = np.array([33, 102, 172.0]), np.array([178, 24, 43.0])
 PALETTE = (
     (214, 39, 40), (31, 119, 180), (44, 140, 44), (148, 103, 189), (204, 102, 0),
     (23, 140, 155), (200, 60, 140), (120, 80, 60), (90, 90, 200), (110, 120, 0),
 )  # fmt: skip
-FRAME = ("[CLS]", "[SEP]", "<start>", "<end>")
+FORMS = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}  # no dates: equal input, equal file
 
 
 class Matches(NamedTuple):
@@ -37,13 +44,19 @@ class Matches(NamedTuple):
     labels: dict[int, list[str]]  # region -> words, in the order of the caption; frame and punctuation left out
     colours: dict[int, tuple[int, int, int]]
 
+    @property
+    def largest(self) -> float:
+        """The value of full colour: the largest one among the real words, so that [CLS] and [SEP] don't pale them."""
+        real = [place for place, word in enumerate(self.words) if word not in FRAME]
+        return float(np.abs(self.similarity[real] if real else self.similarity).max())
+
 
 def match_words(words: list[str], similarity: np.ndarray) -> Matches:
     """Find the strongest region of each word."""
     best = similarity.argmax(1)
     labels: dict[int, list[str]] = {}
     for word, region in zip(words, best.tolist(), strict=True):
-        if word not in FRAME and any(letter.isalnum() for letter in word):
+        if is_word(word):
             labels.setdefault(region, []).append(word)
     colours = {region: PALETTE[place % len(PALETTE)] for place, region in enumerate(labels)}
     return Matches(words, similarity, best, labels, colours)
@@ -68,198 +81,244 @@ def draw_picture(
     image: np.ndarray | None = None,
     boxes: np.ndarray | None = None,
     grid: bool = False,
-) -> Image.Image:
-    """Draw word-region similarity (W, R), one row per entry of `words`.
+    width: float | None = None,
+):
+    """A matplotlib Figure of word-region similarity (W, R), one row per entry of `words`; `width` in inches.
 
     With an RGB image (H, W, 3) and boxes (R, 4) in its pixels (`grid`: R cells of a square grid instead), also the
     image with the strongest region of each word.
     """
-    matches = match_words(words, similarity)
+    from matplotlib.figure import Figure
+
+    matches, regions = match_words(words, similarity), "cells" if grid else "regions"
     if grid and image is not None:
         boxes = grid_boxes(similarity.shape[1], image.shape[1], image.shape[0])
-    left = None if image is None or boxes is None else _image_panel(matches, image, boxes)
-    right = _heat_map(matches, left.height if left else 0)
-    body = right if left is None else _beside(left, right)
-    if grid and image is not None:
-        body = _below(body, _word_maps(matches, image, body.width))
-    return _framed(_below(_heading(title, subtitle, max(body.width, 480)), body))
+    photo = None if image is None or boxes is None else _Photo(matches, image, boxes)
+    heat_map = _HeatMap(matches, regions, photo.height if photo else 0)
+    beside = photo.width + 2 * GAP if photo else 0
+    body = max(beside + heat_map.width, 480)
+    heading = _Heading(title, subtitle, body)
+    places = [(heading, 0, 0), (heat_map, beside, heading.height + GAP)]
+    height = heading.height + GAP + max(heat_map.height, photo.height if photo else 0)
+    if photo:
+        places.append((photo, 0, heading.height + GAP))
+    if photo and grid:
+        places.append((_WordMaps(matches, image, body), 0, height + GAP))
+        height += GAP + places[-1][0].height
+
+    size = np.array([body + 2 * MARGIN, height + 2 * MARGIN])
+    inches = size / UNITS_PER_INCH if width is None else size * width / size[0]
+    figure = Figure(figsize=tuple(inches), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0), autoscale_on=False)
+    axes.axis("off")
+    for panel, x, y in places:
+        panel.draw(_Pen(axes, 72 * inches[0] / size[0], MARGIN + x, MARGIN + y))
+    return figure
+
+
+def save_picture(figure, target: Path, dpi: float) -> None:
+    """Write a figure as PNG, PDF or SVG, by the name; fonts are embedded as TrueType."""
+    import matplotlib
+
+    settings = {"pdf.fonttype": 42, "svg.hashsalt": "picture"}
+    with atomic_write(target) as temporary, warnings.catch_warnings(), matplotlib.rc_context(settings):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # shown as a box; nothing else can be done
+        form = target.suffix.lower()
+        figure.savefig(temporary, format=form[1:], dpi=dpi, metadata=FORMS[form])
 
 
 def heat_colours(values: np.ndarray, largest: float) -> np.ndarray:
     """Blue for negative, white for 0, red for positive values, full from `largest` on: (...) -> (..., 3) uint8."""
+    strength, full = _strength(values, largest)
+    return np.rint(255 + (full - 255) * strength).astype(np.uint8)
+
+
+def veil_colours(values: np.ndarray, largest: float) -> np.ndarray:
+    """The same colours to lie over a photograph, clear for 0: (...) -> (..., 4) from 0 to 1."""
+    strength, full = _strength(values, largest)
+    return np.concatenate([full / 255, 0.75 * strength], -1)
+
+
+def _strength(values: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray]:
     share = np.clip(values / largest if largest > 0 else np.zeros_like(values), -1, 1)[..., None]  # (..., 1)
-    full = np.where(share < 0, NEGATIVE, POSITIVE)
-    return np.rint(255 + (full - 255) * np.abs(share) ** 0.8).astype(np.uint8)
+    return np.abs(share) ** 0.8, np.where(share < 0, NEGATIVE, POSITIVE)
 
 
-def _image_panel(matches: Matches, image: np.ndarray, boxes: np.ndarray) -> Image.Image:
-    height, width = image.shape[:2]
-    scale = IMAGE_SIDE / max(height, width)
-    panel = _scaled(image, scale)
-    draw = ImageDraw.Draw(panel)
-    regions = sorted(matches.labels, key=lambda region: -_area(boxes[region]))  # large ones first, small ones on top
-    limit = np.array([panel.width - 2, panel.height - 2] * 2)
-    corners = {region: np.clip(boxes[region] * scale, 1, limit) for region in regions}
-    for region in regions:
-        x1, y1, x2, y2 = corners[region].tolist()
-        x2, y2 = max(x1 + 4, x2), max(y1 + 4, y2)
-        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=PAPER, width=5)  # a rim that sets it off
-        draw.rectangle((x1, y1, x2, y2), outline=matches.colours[region], width=3)
-    taken: list[tuple[float, float, float, float]] = []
-    for region in reversed(regions):
-        _label(draw, f"{region}  {' '.join(dict.fromkeys(matches.labels[region]))}", corners[region], panel.size,
-               matches.colours[region], taken)  # fmt: skip
-    return panel
+class _Pen:
+    """Draws in units from a corner of a panel."""
+
+    def __init__(self, axes, point: float, x: float, y: float):
+        self.axes, self.point, self.x, self.y = axes, point, x, y  # point: typographic points of a unit
+
+    def text(self, x: float, y: float, text: str, size: float, colour=INK, align="left", at="baseline", bold=False):
+        self.axes.text(
+            self.x + x, self.y + y, text, fontsize=size * self.point, color=_rgb(colour), ha=align, va=at,
+            fontweight="bold" if bold else "normal", parse_math=False, linespacing=1.25, zorder=4,
+        )  # fmt: skip
+
+    def box(self, x1: float, y1: float, x2: float, y2: float, line=None, width: float = 1, fill=None, order: int = 3):
+        from matplotlib.patches import Rectangle
+
+        self.axes.add_patch(Rectangle(
+            (self.x + x1, self.y + y1), x2 - x1, y2 - y1, linewidth=width * self.point if line else 0, zorder=order,
+            edgecolor=_rgb(line) if line else "none", facecolor=_rgb(fill) if fill else "none", joinstyle="miter",
+        ))  # fmt: skip
+
+    def image(self, pixels: np.ndarray, x: float, y: float, width: float, height: float) -> None:
+        extent = (self.x + x, self.x + x + width, self.y + y + height, self.y + y)
+        self.axes.imshow(pixels, extent=extent, aspect="auto", interpolation="bicubic", zorder=1)
+
+    def cells(self, colours: np.ndarray, x: float, y: float, width: float, height: float, line: float = 0) -> None:
+        """A mesh of colours (rows, columns, 3 or 4) with white lines between its cells."""
+        rows, columns = colours.shape[:2]
+        self.axes.pcolormesh(
+            self.x + x + np.linspace(0, width, columns + 1), self.y + y + np.linspace(0, height, rows + 1), colours,
+            edgecolors="white" if line else "none", linewidth=line * self.point, zorder=2,
+            rasterized=columns > RASTER_FROM,
+        )  # fmt: skip
 
 
-def _label(draw, text: str, box: np.ndarray, size: tuple[int, int], colour, taken: list) -> None:
-    """Write `text` on its colour at the box, where no label stands yet."""
-    font = _font(15)
-    text = "\n".join(_wrap(text, font, min(220, size[0] - 12)))
-    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, spacing=3)
-    width, height = right - left + 10, bottom - top + 8
-    x1, y1, x2, y2 = box.tolist()
-    wanted = [(x1 - 2, y1 - height), (x1 - 2, y2), (x2 - width + 2, y1 - height), (x2 - width + 2, y2), (x1, y1),
-              (x2, y1), (x1 - width, y1)]  # fmt: skip
-    wanted += [(x1, y) for y in range(0, size[1], 6)]
-    wanted += [(x, y) for y in range(0, size[1], 12) for x in range(0, size[0], 40)]
-    places = [(min(max(x, 0), size[0] - width), y) for x, y in wanted if 0 <= y <= size[1] - height] or [(0, 0)]
-    free = [(x, y) for x, y in places if not any(_overlap((x, y, x + width, y + height), other) for other in taken)]
-    x, y = (free or places)[0]
-    taken.append((x, y, x + width, y + height))
-    draw.rectangle((x, y, x + width, y + height), fill=colour, outline=PAPER)
-    draw.multiline_text((x + 5 - left, y + 4 - top), text, font=font, fill=PAPER, spacing=3)
+class _Heading:
+    """The caption, and a quieter line below it."""
+
+    def __init__(self, title: str, subtitle: str, width: float):
+        self.lines = [(line, 20, INK, 27, True) for line in _wrap(title, 20, width, bold=True)]
+        if subtitle:
+            self.lines += [(line, 14, QUIET, 21, False) for line in _wrap(subtitle, 14, width)]
+        self.width, self.height = width, sum(line[3] for line in self.lines) + 6
+
+    def draw(self, pen: _Pen) -> None:
+        y = 0
+        for text, size, colour, height, bold in self.lines:
+            y += height
+            pen.text(0, y - 6, text, size, colour, bold=bold)
 
 
-def _heat_map(matches: Matches, wanted_height: int) -> Image.Image:
+class _Photo:
+    """The image with the boxes of regions that are some word's best, each with its words."""
+
+    def __init__(self, matches: Matches, image: np.ndarray, boxes: np.ndarray):
+        self.matches, self.image, self.boxes = matches, image, boxes
+        self.scale = IMAGE_SIDE / max(image.shape[:2])
+        self.height, self.width = (side * self.scale for side in image.shape[:2])
+
+    def draw(self, pen: _Pen) -> None:
+        pen.image(self.image, 0, 0, self.width, self.height)
+        areas = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], 1)  # (R,)
+        regions = sorted(self.matches.labels, key=lambda region: -areas[region])  # large ones first, small ones on top
+        limit = np.array([self.width - 2, self.height - 2] * 2)
+        corners = {region: np.clip(self.boxes[region] * self.scale, 2, limit).tolist() for region in regions}
+        for region in regions:
+            x1, y1, x2, y2 = corners[region]
+            x2, y2 = max(x1 + 4, x2), max(y1 + 4, y2)
+            pen.box(x1, y1, x2, y2, PAPER, 6)  # a rim that sets it off
+            pen.box(x1, y1, x2, y2, self.matches.colours[region], 3)
+        taken: list[tuple[float, float, float, float]] = []
+        for region in reversed(regions):
+            words = f"{region}  {' '.join(dict.fromkeys(self.matches.labels[region]))}"
+            self.label(pen, words, corners[region], self.matches.colours[region], taken)
+
+    def label(self, pen: _Pen, text: str, box: list[float], colour, taken: list) -> None:
+        """Write `text` on its colour at the box, where no label stands yet."""
+        lines = _wrap(text, 15, min(220, self.width - 12))
+        width, height = max(_length(line, 15) for line in lines) + 10, 19 * len(lines) + 4
+        x1, y1, x2, y2 = box
+        wanted = [(x1 - 2, y1 - height), (x1 - 2, y2), (x2 - width + 2, y1 - height), (x2 - width + 2, y2), (x1, y1),
+                  (x2, y1), (x1 - width, y1)]  # fmt: skip
+        wanted += [(x1, y) for y in range(0, int(self.height), 6)]
+        wanted += [(x, y) for y in range(0, int(self.height), 12) for x in range(0, int(self.width), 40)]
+        inside = [(min(max(x, 0), self.width - width), y) for x, y in wanted if 0 <= y <= self.height - height]
+        free = [(x, y) for x, y in inside if not any(_overlap((x, y, x + width, y + height), other) for other in taken)]
+        x, y = [*free, *inside, (0, 0)][0]
+        taken.append((x, y, x + width, y + height))
+        pen.box(x, y, x + width, y + height, PAPER, 1, fill=colour)
+        for number, line in enumerate(lines):
+            pen.text(x + 5, y + 17 + 19 * number, line, 15, PAPER)
+
+
+class _HeatMap:
     """Words as rows, regions as columns, the strongest region of each word outlined, and the colour scale."""
-    words, similarity = matches.words, matches.similarity
-    cell = max(1, min(MOST_CELL_WIDTH, MAP_WIDTH // similarity.shape[1]))
-    top, bottom = 44, 56
-    row = int(np.clip((wanted_height - top - bottom) // len(words), *ROW_HEIGHTS))
-    font, small = _font(15), _font(12)
-    left = max(96, *(round(font.getlength(word)) + 12 for word in words))
-    width, height = similarity.shape[1] * cell, len(words) * row
-    panel = Image.new("RGB", (left + max(width, 220) + 2, top + height + bottom), PAPER)
-    draw = ImageDraw.Draw(panel)
-    largest = _largest(matches)
-    colours = Image.fromarray(heat_colours(similarity, largest))
-    panel.paste(colours.resize((width, height), Image.Resampling.NEAREST), (left, top))
-    draw.text((left, 2), f"word-region similarity, {similarity.shape[1]} regions", font=small, fill=QUIET)
-    if cell >= 6:
-        for x in range(left, left + width + 1, cell):
-            draw.line((x, top, x, top + height), fill=PAPER)
-    for place, word in enumerate(words):
-        y = top + place * row
-        draw.line((left, y, left + width, y), fill=PAPER)
-        colour = matches.colours.get(int(matches.best[place]), INK) if _is_labelled(matches, place) else QUIET
-        draw.text((left - 8, y + row // 2), word, font=font, fill=colour, anchor="rm")
-        x = left + int(matches.best[place]) * cell
-        draw.rectangle((x - 1, y, x + cell, y + row), outline=INK if colour != QUIET else QUIET, width=2)
-    draw.rectangle((left - 1, top - 1, left + width, top + height), outline=LINE)
-    end = 0.0
-    for region in sorted(matches.labels):
-        middle, half = left + (region + 0.5) * cell, small.getlength(str(region)) / 2
-        if middle - half > end:  # where columns are narrow, only numbers that have room
-            draw.text((middle, top - 5), str(region), font=small, fill=matches.colours[region], anchor="mb")
-            end = middle + half + 2
-    _scale(panel, draw, left, top + height + 16, largest)
-    return panel
+
+    top, bottom = 44, 74
+
+    def __init__(self, matches: Matches, regions: str, wanted_height: float):
+        self.matches, self.regions = matches, regions
+        rows, columns = matches.similarity.shape
+        self.cell = min(MOST_CELL_WIDTH, MAP_WIDTH / columns)
+        self.row = float(np.clip((wanted_height - self.top - self.bottom) // rows, *ROW_HEIGHTS))
+        self.left = max(96.0, *(_length(word, 15) + 12 for word in matches.words))
+        self.map_width, self.map_height = columns * self.cell, rows * self.row
+        self.width, self.height = self.left + max(self.map_width, 220) + 2, self.top + self.map_height + self.bottom
+
+    def draw(self, pen: _Pen) -> None:
+        matches, left, top = self.matches, self.left, self.top
+        count = matches.similarity.shape[1]
+        pen.text(left, 12, f"word-{self.regions[:-1]} similarity, {count} {self.regions}", 12, QUIET)
+        colours = heat_colours(matches.similarity, matches.largest)
+        pen.cells(colours, left, top, self.map_width, self.map_height, line=1 if self.cell >= 6 else 0)
+        pen.box(left, top, left + self.map_width, top + self.map_height, LINE)
+        for place, (word, region) in enumerate(zip(matches.words, matches.best.tolist(), strict=True)):
+            x, y, real = left + region * self.cell, top + place * self.row, is_word(word)
+            colour = matches.colours[region] if real else QUIET
+            pen.text(left - 8, y + self.row / 2, word, 15, colour, "right", "center_baseline")
+            pen.box(x, y, x + self.cell, y + self.row, INK if real else QUIET, 2, order=4)
+        end = 0.0
+        for region in sorted(matches.labels):
+            middle, half = left + (region + 0.5) * self.cell, _length(str(region), 12) / 2
+            if middle - half > end:  # where columns are narrow, only numbers that have room
+                pen.text(middle, top - 5, str(region), 12, matches.colours[region], "center")
+                end = middle + half + 2
+        below = top + self.map_height
+        pen.text(left + self.map_width / 2, below + 14, f"{self.regions}, from 0", 12, QUIET, "center")
+        self.scale(pen, left, below + 26)
+
+    def scale(self, pen: _Pen, x: float, y: float) -> None:
+        """The colours from the largest negative to the largest positive value."""
+        pen.cells(heat_colours(np.linspace(-1, 1, 101)[None], 1.0), x, y, 200, 10)
+        pen.box(x, y, x + 200, y + 10, LINE)
+        for place, value, align in ((0, -1, "left"), (100, 0, "center"), (200, 1, "right")):
+            pen.text(x + place, y + 24, f"{value * self.matches.largest:+.3g}" if value else "0", 12, QUIET, align)
 
 
-def _scale(panel: Image.Image, draw, x: int, y: int, largest: float) -> None:
-    bar = heat_colours(np.linspace(-1, 1, 200)[None].repeat(10, 0), 1.0)  # (10, 200, 3)
-    panel.paste(Image.fromarray(bar), (x, y))
-    draw.rectangle((x - 1, y - 1, x + 200, y + 10), outline=LINE)
-    for place, value in ((0, -largest), (100, 0.0), (200, largest)):
-        anchor = {0: "lt", 100: "mt", 200: "rt"}[place]
-        draw.text((x + place, y + 15), f"{value:+.3g}" if value else "0", font=_font(12), fill=QUIET, anchor=anchor)
+class _WordMaps:
+    """The image once per word, each under the colours of that word's row of the heat map."""
+
+    def __init__(self, matches: Matches, image: np.ndarray, width: float):
+        self.matches, self.image, self.width = matches, image, width
+        self.places = [place for place, word in enumerate(matches.words) if is_word(word)]
+        scale = TILE / max(image.shape[:2])
+        self.tile_height, self.tile_width = (side * scale for side in image.shape[:2])
+        self.columns = max(1, int((width + GAP) // (self.tile_width + GAP)))
+        self.height = 22 + -(-len(self.places) // self.columns) * (self.tile_height + 32)
+
+    def draw(self, pen: _Pen) -> None:
+        pen.text(0, 12, "where each word matches, in the colours of the scale above", 12, QUIET)
+        step = max(1, max(self.image.shape[:2]) // (4 * TILE))  # pixels that a small map can't show
+        grey = self.image[::step, ::step].mean(2, keepdims=True).repeat(3, 2).astype(np.uint8)  # (H, W, 3)
+        side = round(self.matches.similarity.shape[1] ** 0.5)
+        for number, place in enumerate(self.places):
+            row, column = divmod(number, self.columns)
+            x, y = column * (self.tile_width + GAP), 22 + row * (self.tile_height + 32)
+            pen.text(x, y + 18, self.matches.words[place], 15)
+            pen.image(grey, x, y + 24, self.tile_width, self.tile_height)
+            veil = veil_colours(self.matches.similarity[place].reshape(side, side), self.matches.largest)
+            pen.cells(veil, x, y + 24, self.tile_width, self.tile_height)
 
 
-def _word_maps(matches: Matches, image: np.ndarray, width: int) -> Image.Image:
-    """One small image per word, coloured from the cell that the word matches least to the one that it matches most."""
-    shown = [place for place in range(len(matches.words)) if _is_labelled(matches, place)]
-    scale = TILE / max(image.shape[:2])
-    grey = np.asarray(_scaled(image, scale).convert("L").convert("RGB"), np.float64)  # (H, W, 3)
-    side = round(matches.similarity.shape[1] ** 0.5)
-    step, line, top = grey.shape[1] + GAP, grey.shape[0] + 32, 22
-    columns = max(1, (width + GAP) // step)
-    panel = Image.new("RGB", (width, top + -(-len(shown) // columns) * line), PAPER)
-    draw = ImageDraw.Draw(panel)
-    legend = "where each word matches: its weakest cell is white, its strongest red"
-    draw.text((0, 2), legend, font=_font(12), fill=QUIET)
-    for number, place in enumerate(shown):
-        x, y = number % columns * step, top + number // columns * line
-        row = matches.similarity[place] - matches.similarity[place].min()  # (R,)
-        colours = heat_colours(row.reshape(side, side), float(row.max()))
-        cells = Image.fromarray(colours).resize(grey.shape[1::-1], Image.Resampling.NEAREST)
-        mixed = 0.45 * (0.35 * grey + 0.65 * 255) + 0.55 * np.asarray(cells)
-        draw.text((x, y + 18), matches.words[place], font=_font(15), fill=INK, anchor="ls")
-        panel.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (x, y + 24))
-    return panel
+def _rgb(colour: tuple[int, int, int]) -> tuple[float, ...]:
+    return tuple(value / 255 for value in colour)
 
 
-def _largest(matches: Matches) -> float:
-    """The value of full colour: the largest one among the real words, so that [CLS] and [SEP] don't pale them."""
-    real = [place for place, word in enumerate(matches.words) if word not in FRAME]
-    return float(np.abs(matches.similarity[real] if real else matches.similarity).max())
-
-
-def _is_labelled(matches: Matches, place: int) -> bool:
-    return matches.words[place] in matches.labels.get(int(matches.best[place]), ())
-
-
-def _heading(title: str, subtitle: str, width: int) -> Image.Image:
-    large, small = _font(20, bold=True), _font(14)
-    lines = [(line, large, INK, 27) for line in _wrap(title, large, width)]
-    lines += [(line, small, QUIET, 21) for line in _wrap(subtitle, small, width)]
-    panel = Image.new("RGB", (width, sum(height for *_, height in lines) + 6), PAPER)
-    draw, y = ImageDraw.Draw(panel), 0
-    for text, font, colour, height in lines:
-        draw.text((0, y + height - 6), text, font=font, fill=colour, anchor="ls")
-        y += height
-    return panel
-
-
-def _wrap(text: str, font, width: float) -> list[str]:
+def _wrap(text: str, size: float, width: float, bold: bool = False) -> list[str]:
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and font.getlength(longer) > width:
+        if lines[-1] and _length(longer, size, bold) > width:
             lines.append(word)
         else:
             lines[-1] = longer
     return lines
-
-
-def _scaled(image: np.ndarray, scale: float) -> Image.Image:
-    height, width = image.shape[:2]
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-
-
-def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    panel = Image.new("RGB", (left.width + 2 * GAP + right.width, max(left.height, right.height)), PAPER)
-    panel.paste(left, (0, 0))
-    panel.paste(right, (left.width + 2 * GAP, 0))
-    return panel
-
-
-def _below(upper: Image.Image, lower: Image.Image) -> Image.Image:
-    panel = Image.new("RGB", (max(upper.width, lower.width), upper.height + GAP + lower.height), PAPER)
-    panel.paste(upper, (0, 0))
-    panel.paste(lower, (0, upper.height + GAP))
-    return panel
-
-
-def _framed(image: Image.Image) -> Image.Image:
-    panel = Image.new("RGB", (image.width + 2 * MARGIN, image.height + 2 * MARGIN), PAPER)
-    panel.paste(image, (MARGIN, MARGIN))
-    return panel
-
-
-def _area(box: np.ndarray) -> float:
-    return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
 def _overlap(one: tuple, other: tuple) -> bool:
@@ -267,9 +326,15 @@ def _overlap(one: tuple, other: tuple) -> bool:
 
 
 @functools.cache
-def _font(size: int, bold: bool = False):
-    """DejaVu Sans where the system has it, for its many scripts, else Pillow's own."""
-    try:
-        return ImageFont.truetype("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf", size)
-    except OSError:
-        return ImageFont.load_default(size)
+def _length(text: str, size: float, bold: bool = False) -> float:
+    """Width of a text of this size, in the units of the size."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    if not text.strip():
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        font = FontProperties(weight="bold" if bold else "normal")
+        path = TextPath((0, 0), text.replace("$", "S"), size=size, prop=font)
+    return float(path.get_extents().x1)

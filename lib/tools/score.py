@@ -22,14 +22,14 @@ from lib.datasets.images import read_image
 from lib.datasets.inputs import Inputs, Reads
 from lib.errors import InputError
 from lib.evaluation.scoring import score_split
-from lib.files import atomic_write
 from lib.fragments import Fragments
 from lib.model import reads
 from lib.parallel import Runner, visible_devices
 from lib.precision import PRECISIONS, set_precision
 from lib.similarity.head import SimilarityHead
-from lib.tools.picture import draw_picture
+from lib.tools.picture import FORMS, draw_picture, save_picture
 from lib.tools.single import SingleImages
+from lib.tools.words import as_written, is_content
 
 
 class Candidate(NamedTuple):
@@ -57,13 +57,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--caption", action="append", default=[], metavar="TEXT", help="a caption; may be given more than once")
     add("--captions_file", type=Path, metavar="FILE", help="more captions, one per line")
     add("--image", action="append", default=[], type=Path, metavar="FILE",
-        help="an image file; may be given more than once. With --features: the image behind --picture")  # fmt: skip
+        help="an image file; may be given more than once. With --features: the image behind --picture (default: that "
+        "of --row by the split's ids and id_mapping.json)")  # fmt: skip
     add("--features", type=Path, metavar="FILE.npy",
         help="region checkpoint: features (R, img_dim) of an image, or (N, R, img_dim) with --row")  # fmt: skip
     add("--row", action="append", type=int, metavar="N", help="row of --features, from 0; may be given more than once")
     add("--top", type=positive(int), metavar="N", help="print only the best N captions of each image")
-    add("--picture", type=Path, metavar="OUT.png", help="ESL: draw which words of a caption matched which regions")
+    add("--picture", type=Path, metavar="OUT", help="ESL: draw which words of a caption matched which regions, as "
+        f"{', '.join(FORMS)}")  # fmt: skip
     add("--picture_caption", type=positive(int), metavar="N", help="draw the N-th caption (default: the best one)")
+    words = "in the picture; content: no function words, punctuation, [CLS] and [SEP] (default: %(default)s)"
+    add("--words", choices=("all", "content"), default="all", help=words)
+    add("--no_subtitle", action="store_true", help="a picture without the line of score, image and model")
+    add("--dpi", type=positive(float), default=200, metavar="N", help="of a .png (default: %(default)s)")
+    add("--width", type=positive(float), metavar="INCHES", help="of the picture (default: about 14)")
     add("--boxes", metavar="FILE.npy|grid",
         help="for --picture: the boxes of --features, (R, 4) or (N, R, 4), x1 y1 x2 y2 in pixels of --image; or 'grid' "
         "where the regions are grid cells (default: {split}_boxes.npy beside {split}_ims.npy)")  # fmt: skip
@@ -96,8 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         chosen = args.picture_caption - 1 if args.picture_caption else int(scores.argmax())
         words, rows = word_rows(runner, candidate, inputs.captions, chosen)
         name = (candidate.path or Path(candidate.name)).name
-        subtitle = f"score {scores[chosen]:.4f}  ·  {name}  ·  {checkpoint.description}"
-        write_picture(args.picture, candidate, words, rows, captions[chosen], subtitle)
+        subtitle = "" if args.no_subtitle else f"score {scores[chosen]:.4f}  ·  {name}  ·  {checkpoint.description}"
+        write_picture(args, candidate, as_written(words, captions[chosen]), rows, captions[chosen], subtitle)
 
 
 # --- What was given ---------------------------------------------------------------------------------------------------
@@ -164,10 +171,11 @@ def region_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
         boxes = None
         if args.picture and not grid:
             boxes = source.boxes(row, Path(args.boxes) if args.boxes else None)
+        image = source.image(row, args.image[0] if args.image else None) if args.picture else None
         candidates.append(Candidate(
             str(args.features) if args.row is None else f"{args.features} row {row}",
             Fragments(torch.from_numpy(features), mask),
-            args.image[0] if args.image else None, None if boxes is None else boxes[mask], grid,
+            image, None if boxes is None else boxes[mask], grid,
         ))  # fmt: skip
     return candidates
 
@@ -196,8 +204,8 @@ def check_picture(args: argparse.Namespace, head: SimilarityHead, n_captions: in
     if type(head).attention is SimilarityHead.attention:
         raise InputError(f"--picture: the head of {args.model_path} compares no word with a region; ESL checkpoints "
                          "have this picture")  # fmt: skip
-    if args.picture.suffix.lower() != ".png":
-        raise InputError(f"--picture {args.picture}: expected a name that ends in .png")
+    if args.picture.suffix.lower() not in FORMS:
+        raise InputError(f"--picture {args.picture}: expected a name that ends in {', '.join(FORMS)}")
     if max(len(args.image), len(args.row or ())) > 1:
         raise InputError("--picture draws one image; give one --image or one --row")
     if args.picture_caption and args.picture_caption > n_captions:
@@ -222,16 +230,20 @@ def word_rows(
 
 
 def write_picture(
-    target: Path, candidate: Candidate, words: list[str], rows: np.ndarray, caption: str, subtitle: str
+    args: argparse.Namespace, candidate: Candidate, words: list[str], rows: np.ndarray, caption: str, subtitle: str
 ) -> None:
     """Draw and save the picture; says what it lacks when there is no image or no boxes."""
     image = None if candidate.path is None else read_image(candidate.path)
     if image is None or (candidate.boxes is None and not candidate.grid):
         print(f"note: no {'image' if image is None else 'boxes'} given, so the picture is the heat map alone")
-    picture = draw_picture(words, rows, caption, subtitle, image, candidate.boxes, candidate.grid)
-    with atomic_write(target) as temporary:
-        picture.save(temporary, format="PNG")
-    print(f"picture: {target}")
+    if args.words == "content":
+        kept = [place for place, word in enumerate(words) if is_content(word)]
+        if not kept:
+            raise InputError(f"--words content: {caption!r} has no word but function words; use --words all")
+        words, rows = [words[place] for place in kept], rows[kept]
+    picture = draw_picture(words, rows, caption, subtitle, image, candidate.boxes, candidate.grid, args.width)
+    save_picture(picture, args.picture, args.dpi)
+    print(f"picture: {args.picture}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,18 @@ Letters: N rows, R regions, D size of a region feature (img_dim).
 
 from __future__ import annotations
 
+import filecmp
 from pathlib import Path
 
 import numpy as np
 
+from lib.datasets import DATA_SETS
+from lib.datasets.captions import read_captions
+from lib.datasets.layout import read_id_mapping
 from lib.datasets.regions import RegionFeatures
+from lib.datasets.splits import image_rows
 from lib.errors import InputError
+from lib.files import read_ids
 
 
 class SingleImages:
@@ -73,6 +79,30 @@ class SingleImages:
         if not (np.isfinite(own).all() and (own[:, 2:] >= own[:, :2]).all()):
             raise InputError(f"{path}: a box has NaN or ends before it begins; expected x1 y1 x2 y2 in pixels")
         return own
+
+    def image(self, row: int, given: Path | None = None) -> Path | None:
+        """The image file of a row: `given`, or by the split's ids and `id_mapping.json`, None where they are not there.
+
+        Raises InputError when `given` is another image than the one that they name.
+        """
+        own = self._own_image(row)
+        if given is None or own is None:
+            return given or own
+        if not (own.samefile(given) or filecmp.cmp(own, given, shallow=False)):
+            raise InputError(f"--image {given}: row {row} of {self.path} is another image, {own}; leave --image away")
+        return given
+
+    def _own_image(self, row: int) -> Path | None:
+        """What a split's files say, where the features are one of them."""
+        split, data_path = self.path.name.removesuffix("_ims.npy"), self.path.absolute().parent.parent
+        ids, captions = (self.path.with_name(f"{split}_{kind}.txt") for kind in ("ids", "caps"))
+        if self.rows is None or not all(file.is_file() for file in (ids, captions, data_path / "id_mapping.json")):
+            return None
+        index = image_rows(len(self.rows), len(read_captions(captions)), read_ids(ids), where=str(self.path))
+        image_id = index.image_ids[np.searchsorted(index.rows, row, "right") - 1]
+        name = read_id_mapping(data_path).get(str(image_id))
+        folders = [data_path / each.images for each in DATA_SETS.values()]
+        return next((folder / name for folder in folders if name and (folder / name).is_file()), None)
 
 
 def beside(features: Path, kind: str) -> Path | None:

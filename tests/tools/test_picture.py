@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from lib.tools.picture import POSITIVE, draw_picture, grid_boxes, heat_colours, match_words
+from lib.tools.picture import (
+    FORMS,
+    NEGATIVE,
+    POSITIVE,
+    draw_picture,
+    grid_boxes,
+    heat_colours,
+    match_words,
+    save_picture,
+    veil_colours,
+)
 
 
 def test_each_word_is_written_at_its_strongest_region_and_punctuation_nowhere():
@@ -29,25 +42,75 @@ def test_colours_are_white_at_zero_and_full_at_the_largest():
     assert (heat_colours(np.zeros(3), 0.0) == 255).all()  # nothing matched anything
 
 
+def test_a_veil_over_a_photograph_has_the_colours_of_the_heat_map_and_is_clear_at_zero():
+    values = np.array([0.0, 2.0, -1.0])
+    colours = veil_colours(values, 2.0)
+    assert colours[0, 3] == 0 and colours[1, 3] == 0.75  # what lies below is always seen
+    np.testing.assert_allclose(colours[1, :3] * 255, POSITIVE)
+    np.testing.assert_allclose(colours[2, :3] * 255, NEGATIVE)
+    strength = (255 - heat_colours(values, 2.0)[2, 0]) / (255 - NEGATIVE[0])
+    assert colours[2, 3] == pytest.approx(0.75 * strength, abs=0.01)
+
+
+def pixels(figure) -> np.ndarray:
+    """A figure drawn at 100 dots per inch: a unit of its layout is a pixel."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
 def test_the_picture_shows_a_word_s_box_in_its_colour():
     image = np.full((100, 100, 3), 128, np.uint8)
     words, similarity = ["[CLS]", "ball", "[SEP]"], np.array([[0.0, 0], [0, 1], [0, 0]])
     here = np.array([[0, 0, 10, 10], [40, 40, 80, 80]])
-    elsewhere = np.array([[0, 0, 10, 10], [20, 60, 80, 90]])
-    pictures = [np.asarray(draw_picture(words, similarity, "t", "", image, boxes)) for boxes in (here, elsewhere)]
-    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
+    elsewhere = np.array([[0, 0, 10, 10], [20, 60, 70, 90]])
+    shown = [pixels(draw_picture(words, similarity, "t", "", image, boxes)) for boxes in (here, elsewhere)]
+    assert shown[0].shape == shown[1].shape
     colour = np.array(match_words(words, similarity).colours[1])
-    x, y = 24 + round(80 * 5.6), 24 + 60  # the right edge of the first box, below the heading
-    column = (pictures[0][:, x - 1] == colour).all(-1)
-    assert column.sum() > 100 and not (pictures[1][: y + 100, x - 1] == colour).all(-1).any()
+    right = 24 + round(80 * 5.6)  # the right edge of the first box
+    edges = [(picture[150:, right - 1 : right + 2] == colour).all(-1).any(1).sum() for picture in shown]
+    assert edges[0] > 150 and edges[1] < 20
 
 
 def test_without_an_image_or_boxes_the_heat_map_stands_alone_and_a_grid_adds_a_small_map_of_each_word():
-    words, similarity = ["[CLS]", "red", "ball", "[SEP]"], np.random.default_rng(0).standard_normal((4, 4))
+    words, similarity = ["[CLS]", "Red", "ball", "[SEP]"], np.random.default_rng(0).standard_normal((4, 4))
     image, boxes = np.full((60, 80, 3), 128, np.uint8), grid_boxes(4, 80, 60)
     alone = draw_picture(words, similarity, "t")
-    assert alone.tobytes() == draw_picture(words, similarity, "t", image=image).tobytes()  # no boxes
+    assert (pixels(alone) == pixels(draw_picture(words, similarity, "t", image=image))).all()  # no boxes
     regions = draw_picture(words, similarity, "t", image=image, boxes=boxes)
     grid = draw_picture(words, similarity, "t", image=image, grid=True)
-    assert regions.width == grid.width > alone.width
-    assert grid.height > regions.height > alone.height
+    assert regions.get_figwidth() == grid.get_figwidth() > alone.get_figwidth()
+    assert grid.get_figheight() > regions.get_figheight() > alone.get_figheight()
+    assert texts(regions).count("Red") == 1 and texts(grid).count("Red") == 2
+    assert "regions, from 0" in texts(regions) and "cells, from 0" in texts(grid)
+    assert not [text for text in texts(grid) if "region" in text]
+
+
+def test_the_width_in_inches_scales_the_whole_picture():
+    words, similarity = ["a", "ball"], np.eye(2)
+    wide, narrow = draw_picture(words, similarity, "t"), draw_picture(words, similarity, "t", width=2)
+    assert narrow.get_figwidth() == pytest.approx(2)
+    share = narrow.get_figheight() / wide.get_figheight()
+    assert share == pytest.approx(2 / wide.get_figwidth())
+    sizes = [[text.get_fontsize() for text in figure.axes[0].texts] for figure in (wide, narrow)]
+    np.testing.assert_allclose(np.array(sizes[1]), share * np.array(sizes[0]))
+
+
+@pytest.mark.parametrize(("suffix", "begins"), list(zip(FORMS, (b"\x89PNG", b"%PDF", b"<?xml"), strict=True)))
+def test_each_form_is_what_its_name_says_and_equal_pictures_are_equal_files(tmp_path, suffix, begins):
+    image = np.full((20, 20, 3), 200, np.uint8)
+    for name in ("a", "b"):
+        figure = draw_picture(["costs", "$5", "or_$6"], np.eye(3, 4), "it costs $5 or $6", image=image, grid=True)
+        save_picture(figure, tmp_path / f"{name}{suffix}", 100)  # dollars are no formula
+    first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("a", "b"))
+    assert first.startswith(begins) and first == second
+    if suffix == ".png":
+        save_picture(figure, tmp_path / "c.png", 200)
+        sizes = [np.array(Image.open(tmp_path / f"{name}.png").size) for name in ("a", "c")]
+        assert np.abs(2 * sizes[0] - sizes[1]).max() <= 2
+    if suffix == ".pdf":
+        assert b"/Type3" not in first and b"CreationDate" not in first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from lib.checkpoint import save_checkpoint
 from lib.config import ModelConfig
+from lib.datasets.images import read_image
 from lib.datasets.layout import read_id_mapping
 from lib.datasets.splits import open_split
 from lib.fragments import Fragments
@@ -165,10 +167,38 @@ def test_the_picture_is_written_with_image_and_heat_map(sample, arguments, photo
 
 
 def test_without_an_image_the_picture_is_the_heat_map_and_says_so(sample, arguments, tmp_path, capsys):
-    features = sample / "f30k" / "precomp" / "test_ims.npy"
-    script.main(arguments("region", "--features", features, "--row", 0, "--picture", tmp_path / "p.png"))
+    np.save(tmp_path / "one.npy", np.load(sample / "f30k" / "precomp" / "test_ims.npy")[0])
+    script.main(arguments("region", "--features", tmp_path / "one.npy", "--picture", tmp_path / "p.png"))
     assert "note: no image given, so the picture is the heat map alone" in capsys.readouterr().out
     assert (tmp_path / "p.png").is_file()
+
+
+def test_a_row_finds_its_image_and_boxes_by_the_split_s_files_and_refuses_another_image(
+    sample, arguments, split, photos, tmp_path, drawn, capsys
+):
+    features = sample / "f30k/precomp/test_ims.npy"
+    for row in (4, 37):  # five rows of each image
+        flags = ("--features", features, "--row", row, "--picture", tmp_path / "p.pdf")
+        script.main(arguments("region", *flags))
+        np.testing.assert_array_equal(drawn[-1][4], read_image(photos[row // 5]))
+        np.testing.assert_array_equal(drawn[-1][5], np.load(features.with_name("test_boxes.npy"))[row])
+    assert "note" not in capsys.readouterr().out
+    same = tmp_path / "copy.jpg"
+    shutil.copy(photos[7], same)
+    script.main(arguments("region", *flags, "--image", same))
+    assert drawn[-1][3].split("  ·  ")[1] == "copy.jpg"
+    message = error_line(script.main, arguments("region", *flags, "--image", photos[6]), capsys)
+    assert str(photos[6]) in message and f"row 37 of {features} is another image, {photos[7]}" in message
+
+
+def test_content_words_alone_are_drawn_as_they_are_written(arguments, photos, tmp_path, drawn, capsys):
+    flags = ("--image", photos[0], "--picture", tmp_path / "p.svg", "--words", "content", "--no_subtitle")
+    script.main(arguments("grid", *flags, "--width", 5, "--dpi", 50, captions=["A RED ball , on the Grass ."]))
+    ((words, rows, title, subtitle, *_, width),) = drawn
+    assert words == ["RED", "ball", "Grass"] and len(rows) == 3 and title == "A RED ball , on the Grass ."
+    assert subtitle == "" and width == 5
+    message = error_line(script.main, arguments("grid", *flags, captions=["It is on the ..."]), capsys)
+    assert "has no word but function words" in message
 
 
 @pytest.fixture
@@ -179,14 +209,16 @@ def drawn(monkeypatch) -> list:
     return seen
 
 
-def test_the_picture_is_of_the_best_caption_or_the_one_that_is_named(sample, arguments, tmp_path, drawn, capsys):
+def test_the_picture_is_of_the_best_caption_or_the_one_that_is_named(
+    sample, arguments, photos, tmp_path, drawn, capsys
+):
     flags = ["--features", sample / "f30k/precomp/test_ims.npy", "--row", 0, "--picture", tmp_path / "p.png"]
     script.main(arguments("region", *flags))
     ((score, best), *_), *_ = printed_scores(capsys)
     script.main(arguments("region", *flags, "--picture_caption", 3))
     assert [given[2] for given in drawn] == [best, CAPTIONS[2]]
-    assert drawn[0][3].startswith(f"score {score:.4f}  ·  test_ims.npy row 0  ·  ESL-A, region features, BERT")
-    assert drawn[1][0] == ["[CLS]", "two", "yellow", "boxes", ".", "[SEP]"]
+    assert drawn[0][3].startswith(f"score {score:.4f}  ·  {photos[0].name}  ·  ESL-A, region features, BERT")
+    assert drawn[1][0] == ["[CLS]", "Two", "yellow", "boxes", ".", "[SEP]"]
 
 
 def test_the_picture_shows_no_region_that_the_mask_rules_out(sample, arguments, photos, tmp_path, drawn):
@@ -197,7 +229,7 @@ def test_the_picture_shows_no_region_that_the_mask_rules_out(sample, arguments, 
     np.save(tmp_path / "test_mask.npy", mask[None])
     flags = ("--features", tmp_path / "test_ims.npy", "--image", photos[0], "--picture", tmp_path / "p.png")
     script.main(arguments("region", *flags))
-    ((words, similarity, _, _, image, boxes, grid),) = drawn
+    ((words, similarity, _, _, image, boxes, grid, _),) = drawn
     assert similarity.shape == (len(words), 24) and image.ndim == 3 and not grid
     np.testing.assert_array_equal(boxes, np.load(precomp / "test_boxes.npy")[0][mask])
 
@@ -283,7 +315,10 @@ def test_every_misuse_is_one_clear_line(sample, arguments, photos, tmp_path, cap
         (arguments("region", "--features", good, "--boxes", good, *picture), "found shape (36, 32), expected (36, 4)"),
         (arguments("region", "--features", odd, "--boxes", "grid", *picture), "form no square grid"),
         (arguments("pooled", "--features", good, *picture), "ESL checkpoints have this picture"),
-        (arguments("region", "--features", good, "--picture", tmp_path / "p.jpg"), "expected a name that ends in .png"),
+        (
+            arguments("region", "--features", good, "--picture", tmp_path / "p.jpg"),
+            "expected a name that ends in .png, .pdf, .svg",
+        ),
         (arguments("region", "--features", good, "--picture_caption", 1), "--picture_caption belongs to --picture"),
         (arguments("region", "--features", good, *picture, "--picture_caption", 4), "only 3 captions were given"),
         (arguments("region", "--features", features, "--row", 0, "--row", 5, *picture), "--picture draws one image"),
