@@ -1,0 +1,1 @@
+"""A page that shows which queries failed and how."""
