@@ -11,6 +11,7 @@ import numpy as np
 from lib.errors import InputError
 from lib.evaluation.cxc import cxc_correlations, cxc_recalls
 from lib.evaluation.cxc_annotations import Annotations, read_annotations
+from lib.evaluation.eccv import Reference, eccv_tables, evaluate_eccv, read_eccv
 from lib.evaluation.report import correlation_table, cxc_table
 from lib.evaluation.tables import Table
 
@@ -66,6 +67,18 @@ def cxc_tables(rows: Sequence[tuple[str, dict[str, Any]]], with_published: bool)
     return [recalls, correlation_table([(name, figures["cxc_correlations"]) for name, figures in rows])]
 
 
+def read_eccv_captions(data_path: str | Path, image_ids: np.ndarray) -> Reference:
+    """The captions of COCO's testall by their ids; `testall_capids.txt` may stand in any folder of the layout."""
+    folders = ("precomp", "coco_precomp", "coco", "cxc_annots")
+    return read_eccv([Path(data_path) / name for name in folders], image_ids)
+
+
 PROTOCOLS = {
     "cxc": Protocol("CxC (COCO testall): recalls and correlations", read_cxc, evaluate_cxc, cxc_tables, 5000),
+    "eccv": Protocol(
+        "ECCV Caption (COCO testall): mAP@R, R-Precision, and CxC and COCO recalls, by the package eccv-caption",
+        read_eccv_captions,
+        lambda scores, reference: evaluate_eccv(scores.matrix, reference),
+        lambda rows, with_published: eccv_tables(rows),
+    ),
 }

@@ -17,7 +17,7 @@ def test_a_known_name_is_its_row_with_five_captions_an_image_and_a_dev_of_5000(n
 
 def test_coco_is_evaluated_on_all_test_images_and_their_five_folds():
     coco = data_set("coco")
-    assert (coco.evaluated, coco.folds, coco.protocols) == ("testall", {"testall": 5}, ("cxc",))
+    assert (coco.evaluated, coco.folds, coco.protocols) == ("testall", {"testall": 5}, ("cxc", "eccv"))
     assert coco.splits == ("train", "dev", "test", "testall")
 
 

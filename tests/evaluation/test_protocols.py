@@ -33,7 +33,7 @@ def scores() -> Scores:
 
 def test_data_sets_name_protocols_of_the_table_and_own_data_has_none():
     assert all(set(row.protocols) <= set(PROTOCOLS) for row in DATA_SETS.values())
-    assert data_set("coco").protocols == ("cxc",) and not data_set("f30k").protocols
+    assert data_set("coco").protocols == ("cxc", "eccv") and not data_set("f30k").protocols
     assert not data_set("birds").protocols
 
 

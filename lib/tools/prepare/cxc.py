@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from lib.datasets.layout import precomp_folder
 from lib.errors import InputError
 from lib.evaluation.cxc_annotations import (
@@ -17,6 +19,8 @@ from lib.evaluation.cxc_annotations import (
     read_gallery,
 )
 from lib.evaluation.cxc_csv import read_pairs
+from lib.evaluation.eccv import package_metrics, read_eccv
+from lib.files import read_ids
 from lib.tools.prepare.outputs import Target, as_json, as_lines
 
 WHERE_TO_GET = "the official repository google-research-datasets/Crisscrossed-Captions"
@@ -41,13 +45,21 @@ def prepare_cxc(csv_folder: Path, target: Target) -> None:
 
 
 def find_gallery(data_path: Path) -> Gallery:
-    """The gallery of COCO `testall`, from `precomp/` or else from `cxc_annots/`; InputError when neither has it."""
+    """The gallery of COCO `testall`, from `precomp/`, from `cxc_annots/`, or else the ids in the package eccv-caption.
+
+    Raises InputError where `precomp/testall_ids.txt` lists other images than the package, or in another order.
+    """
     folders = [precomp_folder(data_path, "coco"), data_path / "cxc_annots"]
     for folder in folders:
         if (folder / GALLERY_FILES[1]).is_file():
             return read_gallery(folder)
-    missing = folders[0] / GALLERY_FILES[1]
-    raise InputError(f"{missing}: missing, it names the captions of testall in order; `prepare captions` writes it")
+    metrics, images = package_metrics(), folders[0] / GALLERY_FILES[0]
+    if images.is_file():
+        ids = read_ids(images)
+    else:
+        ids = np.array([metrics.coco_gts["t2i"][caption][0] for caption in metrics.coco_ids.tolist()])
+    print(f"{folders[0] / GALLERY_FILES[1]}: missing; the ids of testall's captions are those of eccv-caption")
+    return read_eccv([], ids[np.flatnonzero(np.diff(ids, prepend=-1))], metrics).gallery
 
 
 def check_gallery(gallery: Gallery, sits: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from lib.errors import InputError
 from lib.evaluation.cxc_annotations import Gallery, gallery_images, listed_in_csvs, read_csvs
 from lib.evaluation.cxc_csv import read_pairs
+from lib.evaluation.eccv import package_metrics
+from lib.files import read_ids
 from lib.tools.prepare.__main__ import main
 from lib.tools.prepare.cxc import by_query
 from tests.conftest import SHARED, needs_shared
@@ -132,7 +134,21 @@ def test_missing_files_are_named_with_where_to_get_them(folders, capsys):
     (folders[0] / "sts_test.csv").unlink()
     assert "sts_test.csv missing; get it from the official repository google-research" in failure(capsys, folders)
     (folders[1] / "precomp" / "testall_capids.txt").unlink()
-    assert "testall_capids.txt: missing, it names the captions of testall in order" in failure(capsys, folders)
+    message = failure(capsys, folders)  # these images are none of COCO's
+    assert "in the order of eccv-caption: not those of the split's" in message and "prepare captions" in message
+
+
+def test_without_caption_ids_those_of_the_package_are_written_where_the_images_are_its_own(folders, capsys):
+    csvs, data = folders
+    metrics = package_metrics()
+    image_ids = np.array([metrics.coco_gts["t2i"][caption][0] for caption in metrics.coco_ids.tolist()])
+    (data / "precomp" / "testall_capids.txt").unlink()
+    (data / "precomp" / "testall_ids.txt").write_text("".join(f"{image}\n" for image in image_ids))
+    image, caption = image_ids[0], metrics.coco_ids[0]
+    (csvs / "sits_test.csv").write_text(f"{SITS[0]}\n{sentence(caption)},{name(image)},5.0,c2i_original\n")
+    run(folders)
+    np.testing.assert_array_equal(read_ids(data / "cxc_annots/testall_capids.txt"), metrics.coco_ids)
+    np.testing.assert_array_equal(read_ids(data / "cxc_annots/testall_ids.txt"), image_ids)
 
 
 BROKEN = {
