@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to recall tables, on a CPU: sample data, two ESL models, their ensemble, CxC, and a grid model.
+# From nothing to recall tables, on a CPU: sample data, two ESL models, their ensemble, CxC, a grid model, and a page that
+# shows what the two models get wrong.
 # Installs into .venv (5.8 GB on disk; USE_ACTIVE_ENV=1 for the active environment) what test.sh has not installed yet.
 # Everything else it writes lies in demo/ (200 MB; DEMO=folder for elsewhere).
 set -euo pipefail
@@ -30,6 +31,11 @@ python eval.py --dataset coco --data_path "$DATA/coco" --bert_path "$DATA/bert" 
 step "Ensemble of both"
 python eval_ensemble.py "$OUT/esl_a/results_coco.npy" "$OUT/esl_h/results_coco.npy"
 
+step "Is the difference of the two real, and which queries do they get wrong?"
+python -m lib.tools.compare "$OUT/esl_a/results_coco.npy" "$OUT/esl_h/results_coco.npy"
+python -m lib.tools.gallery "$OUT/esl_a/results_coco.npy" "$OUT/esl_h/results_coco.npy" --data_path "$DATA/coco" \
+    --bert_path "$DATA/bert" --out "$OUT/gallery" --query t2i:0 --pictures 1
+
 step "COCO's protocols and CxC on the 1,000 images of testall (five folds of 200)"
 python eval.py --dataset coco --data_path "$DATA/coco" --bert_path "$DATA/bert" --workers "$WORKERS" \
     --model_path "$OUT/esl_h/model_best.pth" --evaluate_cxc
@@ -42,4 +48,5 @@ python train.py --data_path "$DATA/grid/f30k" --data_name f30k --bert_path "$DAT
 python eval.py --dataset f30k --data_path "$DATA/grid/f30k" --bert_path "$DATA/grid/bert" --workers "$WORKERS" \
     --model_path "$OUT/grid/model_best.pth"
 
-step "Done: checkpoints, saved matrices, figures as JSON and TensorBoard logs are in $OUT"
+step "Done: checkpoints, saved matrices, figures as JSON and TensorBoard logs are in $OUT; what failed, as a page:"
+echo "$OUT/gallery/index.html"

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 def comparison_table(label: str, names: list[str], found: list[Compared]) -> Table:
     """A row of each figure; of every matrix its value and interval, of all but the first the difference as well."""
     groups = [(names[0], ["value", "95 %"])]
-    groups += [(name, ["value", "95 %", "more", "95 %", "p", "won", "lost"]) for name in names[1:]]
+    groups += [(name, ["value", "95 %", "difference", "95 %", "p", "won", "lost"]) for name in names[1:]]
     rows = []
     for figure in FIGURES:
         cells = []
