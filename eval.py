@@ -121,8 +121,10 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
     data, paths = data_set(args.dataset), machine_paths(args)
     checkpoint = read_checkpoint(path, paths)
     config = checkpoint.config
-    inputs = open_inputs(args.data_path, args.dataset, args.split, reads(config, paths), args.limit)
+    what = reads(config, paths)
+    inputs = open_inputs(args.data_path, args.dataset, args.split, what, args.limit)
     split = inputs.split
+    files = [*split.read_files, Path(args.data_path) / "id_mapping.json"] if what.transform else split.read_files
     references = {name: PROTOCOLS[name].read(args.data_path, split.image_ids) for name in args.protocols}
 
     say(args, f"{path}: {checkpoint.description}")
@@ -148,7 +150,7 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
         "captions": split.n_captions,
         "precision": args.precision,
         "kernels": args.kernels,
-        **provenance(devices, split.read_files),
+        **provenance(devices, files),
         "results": rows,
     }
     for figures in found.values():

@@ -90,7 +90,7 @@ class Attention:
         words, rows = word_rows(self.runner, candidate, self.inputs.captions, caption)
         boxes = None
         if not self.grid and split.files.boxes:
-            mask = candidate.image.mask.numpy()
+            mask = candidate.image.real
             boxes = np.load(split.files.boxes, mmap_mode="r", allow_pickle=False)[split.rows[image]][mask]
         shown = [place for place, word in enumerate(words) if is_word(word)] or list(range(len(words)))
         spelled = np.array(as_written(words, text), object)[shown].tolist()
