@@ -13,7 +13,10 @@ import numpy as np
 from benchmarks.common import machine, median_time, print_table, write_json
 from lib.command_line import script
 from lib.errors import InputError
-from lib.evaluation.metrics import five_fold, ranks, retrieval_metrics
+from lib.evaluation.comparison import compare
+from lib.evaluation.metrics import caption_owners, five_fold, ranks, retrieval_metrics
+from lib.evaluation.queries import answer
+from lib.evaluation.report import Ranked
 
 COLUMNS = ("what", "seconds", "GB/s", "x floor", "x ours")
 
@@ -56,6 +59,11 @@ def main(argv: list[str] | None = None) -> None:
     }
     if args.images % 5 == 0:
         seconds["ours: five folds"] = median_time(lambda: five_fold(scores), args.runs)
+    seconds["ours: rank, margin and ten best of every query"] = median_time(lambda: answer(scores), min(args.runs, 3))
+    gallery = Ranked(*ranks(scores), caption_owners(scores.shape))
+    seconds["ours: 1,000 draws of two matrices"] = median_time(
+        lambda: compare([[gallery], [gallery]]), min(args.runs, 3)
+    )
     seconds["released: argsort per query"] = median_time(lambda: sorted_ranks(scores), min(args.runs, 3), warmup=0)
 
     floor, ours, *_ = seconds.values()

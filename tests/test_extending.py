@@ -18,6 +18,7 @@ from lib.datasets.tokenisers import TOKENISERS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.similarity import HEADS
 from lib.tools import score
+from lib.tools.gallery import __main__ as gallery
 from lib.training.losses import LOSSES
 from tests.helpers import content, run_differences, threads
 
@@ -103,6 +104,11 @@ def test_every_extension_goes_through_training_resume_evaluation_ensemble_and_pi
     run(score, *pair, "--model_path", tmp_path / "regions" / "model_best.pth", "--row", 3, "--features",
         icons / "precomp" / "test_ims.npy", "--picture", tmp_path / "regions.png")  # fmt: skip
     assert (tmp_path / "images.png").stat().st_size and (tmp_path / "regions.png").stat().st_size
+    for name in ("images", "regions"):
+        run(gallery, tmp_path / name / "results_icons.npy", *data[:4], "--device", "cpu", "--out", tmp_path / "gallery",
+            "--query", "i2t:3", "--pictures", 1)  # fmt: skip
+        assert (tmp_path / "gallery" / "pictures" / "i2t_3_right.png").stat().st_size
+        (tmp_path / "gallery" / "pictures" / "i2t_3_right.png").unlink()
 
 
 def run(script, *arguments) -> None:
