@@ -12,6 +12,7 @@ import numpy as np
 
 from lib.datasets import DATA_SETS
 from lib.datasets.captions import read_captions
+from lib.datasets.images import ImageFolder
 from lib.datasets.layout import read_id_mapping
 from lib.datasets.regions import RegionFeatures
 from lib.datasets.splits import image_rows
@@ -100,9 +101,10 @@ class SingleImages:
             return None
         index = image_rows(len(self.rows), len(read_captions(captions)), read_ids(ids), where=str(self.path))
         image_id = index.image_ids[np.searchsorted(index.rows, row, "right") - 1]
-        name = read_id_mapping(data_path).get(str(image_id))
-        folders = [data_path / each.images for each in DATA_SETS.values()]
-        return next((folder / name for folder in folders if name and (folder / name).is_file()), None)
+        names = read_id_mapping(data_path)
+        folders = [data_path / each.images for each in DATA_SETS.values() if str(image_id) in names]
+        paths = (ImageFolder(folder, names, [image_id]).path(0) for folder in folders)
+        return next((path for path in paths if path.is_file()), None)
 
 
 def beside(features: Path, kind: str) -> Path | None:

@@ -22,6 +22,7 @@ from lib.similarity.head import SimilarityHead
 from lib.tools.gallery.page import Gallery
 from lib.tools.picture import draw_picture, save_picture
 from lib.tools.score import Candidate, word_rows
+from lib.tools.single import read_array
 from lib.tools.words import as_written, is_word
 
 DPI = 80
@@ -90,8 +91,10 @@ class Attention:
         words, rows = word_rows(self.runner, candidate, self.inputs.captions, caption)
         boxes = None
         if not self.grid and split.files.boxes:
-            mask = candidate.image.real
-            boxes = np.load(split.files.boxes, mmap_mode="r", allow_pickle=False)[split.rows[image]][mask]
+            every, expected = read_array(split.files.boxes, "boxes"), (*split.features.shape[:2], 4)
+            if every.shape != expected:
+                raise InputError(f"{split.files.boxes}: found shape {every.shape}, expected {expected} as the features")
+            boxes = every[split.rows[image]][candidate.image.real]
         shown = [place for place, word in enumerate(words) if is_word(word)] or list(range(len(words)))
         spelled = np.array(as_written(words, text), object)[shown].tolist()
         line = f"score {self.scores[image, caption]:.4f}  ·  {self.photos.path(image).name}"
