@@ -174,7 +174,7 @@ def say(args: argparse.Namespace, line: str) -> None:
 
 
 def show(args: argparse.Namespace, *tables: Table) -> None:
-    print(printed(tables, args.format))
+    print(printed(tables, args.format), end="\n" if args.format == "text" else "\n\n")  # a gap between pasted tables
 
 
 def judgement(protocol: str, evaluated: list[Evaluated], alone: bool = True) -> list[Table]:

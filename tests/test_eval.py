@@ -136,7 +136,7 @@ def test_the_tables_of_queries_stand_beside_the_figures_under_the_name_that_is_g
 def test_a_form_for_pasting_leaves_tables_alone_on_stdout(sample, best, tmp_path, capsys):
     evaluate(sample, best, "--format", "markdown", "--output", tmp_path)
     output = capsys.readouterr()
-    lines = output.out.splitlines()
+    lines = output.out.strip().splitlines()
     assert len(lines) == 3 and all(line.startswith("|") for line in lines)
     assert lines[2].startswith("| Flickr30K 10 images | test | dev | ")
     assert "ESL-A" in output.err and "figures: " in output.err
