@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import shlex
 import sys
 
 from lib.errors import InputError
@@ -15,6 +16,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise InputError(f"{' '.join(message.split())}; see {self.prog} --help")
+
+
+def command_line(argv: list[str] | None) -> str:
+    """The command line of this process, or the one that `argv` stands for."""
+    return shlex.join(["python", *sys.argv] if argv is None else ["python", "train.py", *argv])
+
+
+def to_go_on(command: str) -> str:
+    """A command line of train.py with --resume auto in place of what it says of resuming."""
+    words = shlex.split(command)
+    kept = [
+        word
+        for word, before in zip(words, [None, *words], strict=False)
+        if not word.startswith(("--resume", "--reset_start_epoch")) and before != "--resume"
+    ]
+    return shlex.join([*kept, "--resume", "auto"])
 
 
 def positive(kind: type = int):
@@ -48,6 +65,13 @@ def script(main):
             return main(argv)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = str(error).partition("\n")[0].partition(". ")[0]
+            advice = "use fewer --workers if memory ran out; checkpoints and files already written are kept"
+            print(f"error: a process that loads data died ({reason}); {advice}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("interrupted; checkpoints and files already written are kept", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib.command_line import Parser, not_negative, positive, script
+from lib.command_line import Parser, command_line, not_negative, positive, script, to_go_on
 from lib.errors import InputError
 from tests.helpers import error_line
 
@@ -109,6 +109,21 @@ def test_an_interrupted_script_ends_with_130_and_no_traceback(capsys):
         main()
     assert stop.value.code == 130 and stop.value.__suppress_context__
     assert capsys.readouterr() == ("", "interrupted; checkpoints and files already written are kept\n")
+
+
+def test_a_dead_worker_ends_a_script_with_one_line(capsys):
+    @script
+    def main(argv=None):
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. \nand more")
+
+    line = error_line(main, [], capsys)
+    assert "a process that loads data died (DataLoader worker (pid 12) is killed by signal: Killed" in line
+
+
+@pytest.mark.parametrize("before", [[], ["--resume", "a b.pth"], ["--resume=x.pth"], ["--resume", "auto"]])
+def test_the_command_that_goes_on_says_so_once(before):
+    command = command_line([*before, "--seed", "3", "--model_name", "my run", "--reset_start_epoch"])
+    assert to_go_on(command) == "python train.py --seed 3 --model_name 'my run' --resume auto"
 
 
 def test_any_other_error_keeps_its_traceback():

@@ -6,7 +6,9 @@ Letters: B images (training: one per caption), C captions, N images of a split, 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ from lib.datasets.captions import TokenisedCaptions, pad_tokens
 from lib.datasets.inputs import Inputs
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
+
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class TrainBatch(NamedTuple):
@@ -52,11 +56,11 @@ class EpochSampler(Sampler):
     """
 
     def __init__(self, n_samples: int, batch_size: int, seed: int):
-        self.n_samples, self.batch_size, self.seed, self.epoch = n_samples, batch_size, seed, 0
+        self.n_samples, self.batch_size, self.seed, self.epoch, self.done = n_samples, batch_size, seed, 0, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Name the epoch that the next iteration shuffles and draws for."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Name the epoch that the next iteration shuffles and draws for, and how many of its batches are left out."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
         return max(1, self.n_samples // self.batch_size)
@@ -64,12 +68,17 @@ class EpochSampler(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # the length as third entry: no sample has that index, so no sample shares this stream
         order = np.random.default_rng([self.seed, self.epoch, self.n_samples]).permutation(self.n_samples)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(self.done * self.batch_size, len(self) * self.batch_size, self.batch_size):
             yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
 
 
 class Loader(DataLoader):
-    """A DataLoader that raises the InputError of a worker as it is, and never touches torch's global random state."""
+    """A DataLoader that raises the InputError of a worker as it is, and never touches torch's global random state.
+
+    Raises InputError where the shared memory of this machine is too small for the batches of its workers.
+    """
+
+    fits = False  # whether the batches are known to fit
 
     def __init__(self, dataset: Dataset, collate: Callable, workers: int, **kwargs):
         super().__init__(
@@ -81,6 +90,8 @@ class Loader(DataLoader):
         )
 
     def __iter__(self) -> Iterator:
+        if self.num_workers and not self.fits:
+            self._check_shared_memory()
         for batch in super().__iter__():
             if isinstance(batch, InputError):
                 try:
@@ -88,6 +99,28 @@ class Loader(DataLoader):
                 finally:
                     del batch  # its traceback holds this frame: a reference here would keep the workers waiting
             yield batch
+
+    def _check_shared_memory(self) -> None:
+        """Workers hand batches over in shared memory; where that is full, they die, or wait for ever."""
+        keys = next(iter(self.batch_sampler), None)
+        samples = self.dataset.__getitems__(keys[:1]) if keys and SHARED_MEMORY.is_dir() else None
+        if not samples or isinstance(samples, InputError):
+            return  # which the workers will say
+        waiting = self.num_workers * self.prefetch_factor + 1
+        needed, free = waiting * len(keys) * _bytes(samples[0]), shutil.disk_usage(SHARED_MEMORY).free
+        if needed > free:
+            raise InputError(
+                f"{SHARED_MEMORY}: {free / 1e6:.0f} MB free, but the batches of --workers {self.num_workers} may fill "
+                f"{needed / 1e6:.0f} MB; use fewer workers (0 needs none), or give a container more (docker --shm-size)"
+            )
+        self.fits = True
+
+
+def _bytes(sample) -> int:
+    """The size of the tensors and arrays in a sample."""
+    if isinstance(sample, Tensor | np.ndarray):
+        return sample.nbytes
+    return sum(map(_bytes, sample)) if isinstance(sample, tuple | Fragments) else 8
 
 
 class _Guarded(Dataset):

@@ -5,7 +5,6 @@ Letters: N rows (or images), C captions, R regions, D size of a region feature (
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +17,13 @@ from lib.errors import InputError
 from lib.fragments import Fragments
 
 SIZE_AUGMENT = 0.2  # probability that a region is dropped while training
-MARGIN = 2 << 20  # bytes around a row that the kernel may have mapped along with it
 
 
 class RegionFeatures:
-    """A memory-mapped features file (N, R, D), float16 or float32, with an optional mask file (N, R) bool.
+    """A features file (N, R, D), float16 or float32, read row by row, with an optional mask file (N, R) bool.
 
-    Every process maps the file when it first reads a row. Raises InputError when the file is no such array, is shorter
-    than its header says, or its D is not `img_dim`; when the mask does not fit; and when a row read holds NaN or inf.
+    Raises InputError when the file is no such array, is shorter than its header says, becomes so later, or its D is not
+    `img_dim`; when the mask does not fit; and when a row read holds NaN or inf.
     """
 
     def __init__(self, path: str | Path, mask_path: str | Path | None = None, img_dim: int | None = None):
@@ -43,13 +41,13 @@ class RegionFeatures:
         if img_dim is not None and self.shape[2] != img_dim:
             raise InputError(f"{self.path}: found features of size {self.shape[2]}, expected --img_dim {img_dim}")
         self.mask = None if mask_path is None else _read_mask(Path(mask_path), self.shape[:2])
-        self._map: mmap.mmap | None = None
+        self._file: BinaryIO | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_map": None}
+        return {**self.__dict__, "_file": None}
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """A copy of one row: features (R, D) in the file's dtype and mask (R,), True = real region."""
@@ -67,28 +65,20 @@ class RegionFeatures:
     def _read(self, index: int, copy: np.ndarray) -> None:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: row {index} of {len(self)}")
-        if self._map is None:
-            self._map = self._open()
         start = self._offset + index * copy.nbytes
-        self._advise("MADV_WILLNEED", start, start + copy.nbytes)
-        copy.reshape(-1)[:] = np.frombuffer(self._map, self.dtype, copy.size, start)
-        self._advise("MADV_DONTNEED", start - MARGIN, start + copy.nbytes + MARGIN)
+        try:
+            if self._file is None:
+                self._file = open(self.path, "rb", buffering=0)
+            place, done = memoryview(copy).cast("B"), 0
+            while done < copy.nbytes and (count := os.preadv(self._file.fileno(), [place[done:]], start + done)):
+                done += count
+        except OSError as error:
+            raise InputError(f"{self.path}, row {index}: cannot be read ({error.strerror})") from None
+        if done < copy.nbytes:
+            raise InputError(f"{self.path}, row {index}: the file became shorter while it was read; copy it again")
         if not np.isfinite(copy).all():
             region = int(np.flatnonzero(~np.isfinite(copy).all(1))[0])
             raise InputError(f"{self.path}, row {index}, region {region}: NaN or infinity; extract its features again")
-
-    def _open(self) -> mmap.mmap:
-        try:
-            with open(self.path, "rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path}: cannot be mapped ({error})") from None
-
-    def _advise(self, advice: str, start: int, stop: int) -> None:
-        """Tell the kernel about a range of bytes, on systems that listen."""
-        if hasattr(mmap, advice):
-            start = max(0, start) // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map.madvise(getattr(mmap, advice), start, min(stop, len(self._map)) - start)
 
 
 class RegionImages:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from lib.datasets import loaders
 from lib.datasets.inputs import Reads, open_inputs
 from lib.datasets.loaders import EpochSampler, Pairs, TrainBatch, caption_batches, image_batches, train_loader
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
@@ -229,3 +231,31 @@ def test_caption_batches_hold_every_caption_once_within_the_token_budget(inputs)
 def test_caption_longer_than_the_budget_still_gets_its_batch(inputs):
     batches = caption_batches(inputs.captions, tokens_per_batch=1)
     assert len(batches) == len(inputs.captions) and all(tokens.count == 1 for _, tokens in batches)
+
+
+# ---- faults ----
+
+
+def test_too_little_shared_memory_is_found_before_the_first_batch(inputs, monkeypatch):
+    disk, free = shutil.disk_usage, []
+    monkeypatch.setattr(loaders.shutil, "disk_usage", lambda _: disk("/")._replace(free=free[-1]))
+    needed = 5 * 4 * (REGIONS * IMG_DIM * 2 + REGIONS)  # five batches of four images, at least
+    for size, workers, fits in ((needed, 2, False), (needed, 0, True), (1 << 20, 2, True)):
+        free.append(size)
+        loader = train_loader(inputs, 4, 0, workers)
+        if fits:
+            assert next(iter(loader)).indices.shape == (4,)
+        else:
+            with pytest.raises(InputError, match=f"{loaders.SHARED_MEMORY}: 0 MB free, but the batches of --workers 2"):
+                next(iter(loader))
+
+
+def test_an_epoch_that_goes_on_leaves_out_the_batches_that_were_done():
+    sampler = EpochSampler(23, 5, 7)
+    sampler.set_epoch(3)
+    whole = list(sampler)
+    for done in range(5):
+        sampler.set_epoch(3, done)
+        assert list(sampler) == whole[done:] and len(sampler) == 4
+    sampler.set_epoch(3)
+    assert list(sampler) == whole

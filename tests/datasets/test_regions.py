@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import sys
 
@@ -91,6 +92,16 @@ def test_truncated_file_names_both_sizes(tmp_path, array):
             RegionFeatures(path)
 
 
+def test_a_file_that_becomes_shorter_while_it_is_read_is_one_line_and_no_signal(tmp_path, array):
+    path = save(tmp_path / "x.npy", array)
+    features = RegionFeatures(path)
+    features.row(0)
+    os.truncate(path, path.stat().st_size - array[0].nbytes // 2)
+    assert (features.row(len(array) - 2)[0] == array[-2]).all()
+    with pytest.raises(InputError, match=f"x.npy, row {len(array) - 1}: the file became shorter"):
+        features.row(len(array) - 1)
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="x.npy: cannot be read"):
         RegionFeatures(tmp_path / "x.npy")
@@ -128,7 +139,7 @@ def test_mask_that_does_not_fit_is_refused(tmp_path, array):
         RegionFeatures(path, tmp_path / "m.npy")
 
 
-def test_pickled_features_map_the_file_again(tmp_path, array):
+def test_pickled_features_open_the_file_again(tmp_path, array):
     features = RegionFeatures(save(tmp_path / "x.npy", array))
     features.row(0)
     assert np.array_equal(pickle.loads(pickle.dumps(features)).row(2)[0], array[2])
