@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
+from typing import Any
 
 import torch
 
@@ -20,23 +22,28 @@ from lib.arguments import (
     machine_paths,
     model_config,
 )
-from lib.checkpoint import load_for, read_checkpoint
-from lib.command_line import Parser, script
+from lib.checkpoint import Checkpoint, load_for, read_checkpoint
+from lib.command_line import Parser, command_line, script, to_go_on
 from lib.datasets.images import check_image_list
 from lib.datasets.inputs import Inputs, open_inputs
 from lib.datasets.layout import image_folder
 from lib.datasets.loaders import Loader, train_loader
+from lib.errors import InputError
 from lib.evaluation.metrics import Retrieval, retrieval_metrics
 from lib.evaluation.scoring import score_split
-from lib.files import check_writable
+from lib.files import check_writable, remove_leftovers
 from lib.model import build_model, complete, describe, reads
 from lib.parallel import Runner, visible_devices
 from lib.precision import set_precision
 from lib.training.engine import Trainer
-from lib.training.fit import BEST, Run, fit, move_aside, resume
+from lib.training.fit import fit, resume
+from lib.training.lock import locked
 from lib.training.losses import LOSSES
 from lib.training.optim import build_optimizer
+from lib.training.record import describe_start, summary, write_start
+from lib.training.run import BEST, METRICS, Run, move_aside, newest_checkpoint
 from lib.training.schedule import Schedule
+from lib.training.stopping import Stop, Stopped
 from lib.training.tracking import Tracker, close_console, setup_console
 
 logger = logging.getLogger("esl")
@@ -59,6 +66,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @script
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    with open_run(args, argv) as run:
+        train_run(args, run)
+
+
+def train_run(args: argparse.Namespace, run: Run) -> None:
     devices, paths = visible_devices(args.device), machine_paths(args)
     set_precision(args.precision)
     torch.manual_seed(args.seed)
@@ -66,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     # what is read: flags, files, data
     config = complete(model_config(args), paths)
     criterion_options = loss_options(args)
-    checkpoint = read_checkpoint(args.resume, paths) if args.resume else None
+    run.settings = settings_of(args)
+    checkpoint = find_checkpoint(args, run, paths)
     if args.image_list:
         check_image_list(image_folder(args.data_path, args.data_name), args.image_list)
     encoders_read = reads(config, paths)
@@ -75,7 +88,6 @@ def main(argv: list[str] | None = None) -> None:
     loader = train_loader(train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda")
 
     # what is trained: model, loss, optimizer, schedule
-    run = open_run(args)
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
     runner = Runner(model, devices, args.precision, Way(args.kernels, args.score_memory and args.score_memory << 20))
     criterion = LOSSES[args.loss].make(config.embed_size, **criterion_options).to(runner.device)
@@ -88,9 +100,12 @@ def main(argv: list[str] | None = None) -> None:
     goes_on = checkpoint is not None and not args.reset_start_epoch
     if goes_on:
         resume(run, trainer, checkpoint)
-    if not goes_on or checkpoint.path.resolve().parent != run.folder.resolve():
+    if goes_on and checkpoint.path.resolve().parent == run.folder.resolve():
+        run.mend(checkpoint)
+    else:
         move_aside(run.folder)
-    run.tracker = Tracker(args.logger_name)
+    run.tracker = Tracker(args.logger_name, run.folder / METRICS, run.step)
+    record(run, devices, [*train.split.files.read(), *val.split.files.read(), *paths.values()])
     announce(args, trainer, loader, train, val)
 
     def validate() -> Retrieval:
@@ -102,15 +117,46 @@ def main(argv: list[str] | None = None) -> None:
     where = best if best.exists() else f"in the run of {args.resume}"
     if run.best_rsum >= 0:
         logger.info("best %s RSUM %.1f: %s", args.val_split, run.best_rsum, where)
-    run.tracker.close()
-    close_console()
 
 
-def open_run(args: argparse.Namespace) -> Run:
-    """The run on disk, its console included; InputError where its folders can't be written."""
+@contextlib.contextmanager
+def open_run(args: argparse.Namespace, argv: list[str] | None):
+    """The run on disk with its lock, its console and its answer to signals; InputError where it can't be written."""
     folder = check_writable(args.model_name, "--model_name")
-    setup_console(check_writable(args.logger_name, "--logger_name") / "train.log")
-    return Run(folder, {k: v for k, v in vars(args).items() if isinstance(v, int | float | str | bool | None)})
+    with locked(folder), Stop() as stop:
+        remove_leftovers(folder)
+        setup_console(check_writable(args.logger_name, "--logger_name") / "train.log")
+        run = Run(folder, settings_of(args), command_line(argv), stop=stop)
+        try:
+            yield run
+        except Stopped as stopped:
+            logger.info("stopped by %s at step %d; to go on: %s", stopped.name, run.step, to_go_on(run.command))
+            raise
+        finally:
+            run.tracker.close()
+            close_console()
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of the flags, as they go into checkpoints."""
+    return {name: value for name, value in vars(args).items() if isinstance(value, int | float | str | bool | None)}
+
+
+def find_checkpoint(args: argparse.Namespace, run: Run, paths: dict[str, Any]) -> Checkpoint | None:
+    """The checkpoint that --resume names or finds."""
+    if args.resume != "auto":
+        return read_checkpoint(args.resume, paths) if args.resume else None
+    if args.reset_start_epoch:
+        raise InputError("--reset_start_epoch with --resume auto would start over and over; name a file with --resume")
+    return newest_checkpoint(run.folder, paths)
+
+
+def record(run: Run, devices: list, files: list) -> None:
+    """Write down with what the run was started, and say it in short."""
+    start = describe_start(run.command, run.settings, files, devices)
+    write_start(run.folder, start, run.step)
+    for line in summary(start):
+        logger.info(line)
 
 
 def build_schedule(args: argparse.Namespace, staged: bool) -> Schedule:

@@ -127,7 +127,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("log_step", 200, "steps between log lines", type=positive(int))
     within = "steps between validations within an epoch, which are logged but never choose the best model; 0: none"
     add("val_step", 500, within, type=count)
-    add("resume", None, "continue from this checkpoint", "FILE")
+    add("save_step", 0, "steps between checkpoints within an epoch; 0: none", type=count)
+    goes_on = "continue from this checkpoint; auto: from the newest good one in --model_name, if there is one"
+    add("resume", None, goes_on, "auto|FILE")
     group.switch("reset_start_epoch", "with --resume: take the weights alone and train from epoch 0")
 
 

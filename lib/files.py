@@ -37,6 +37,13 @@ def atomic_write(path: str | Path):
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `atomic_write` and `check_writable` whose process was killed, in this folder."""
+    for pattern in (".*.tmp", ".writable.*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def check_writable(folder: str | Path, flag: str) -> Path:
     """Make a folder if need be and find out now whether files can be written there; InputError naming `flag`."""
     folder = Path(folder)

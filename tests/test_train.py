@@ -17,11 +17,11 @@ import torch
 
 import train as script
 from lib.alignment import KERNELS, Way
-from lib.checkpoint import convert, load_model, read_checkpoint, save_checkpoint
+from lib.checkpoint import convert, load_model, read_checkpoint
 from lib.datasets.tokenisers import load_tokenizer
 from lib.fragments import Tokens
-from lib.training import fit
 from lib.training.engine import Trainer
+from lib.training.run import Run
 from tests import helpers
 from tests.helpers import HEADS, content, error_line, run_differences, scalars, train, train_arguments
 
@@ -31,9 +31,10 @@ RELEASED_FLAGS = """
     no_txtnorm precomp_enc_type backbone_source backbone_path backbone_lr_factor vse_mean_warmup_epochs
     backbone_warmup_epochs embedding_warmup_epochs input_scale_factor similarity bert_path val_split seed accumulate
     image_encoder text_encoder loss precision kernels score_memory device image_list
-    weight_decay vocab_path word_vectors
+    weight_decay vocab_path word_vectors save_step
 """.split()
 pytestmark = pytest.mark.usefixtures("single_thread")
+FILES = {".lock", "checkpoint.pth", "checkpoint_previous.pth", "model_best.pth", "config.json", "metrics.jsonl", "log"}
 STEPS = 5  # per epoch of the sample: 120 captions in batches of 24
 
 
@@ -56,7 +57,7 @@ def esl_a(runs) -> Path:
 @pytest.mark.parametrize("similarity", HEADS)
 def test_a_run_leaves_checkpoints_that_rebuild_the_model_and_a_log(runs, similarity):
     folder = runs(similarity)
-    assert {path.name for path in folder.iterdir()} == {"checkpoint.pth", "model_best.pth", "log"}
+    assert {path.name for path in folder.iterdir()} == FILES
     latest, best = (read_checkpoint(folder / name) for name in ("checkpoint.pth", "model_best.pth"))
     assert (latest.epoch, latest.step) == (2, 2 * STEPS)
     assert latest.optimizer is not None and best.optimizer is None
@@ -96,6 +97,22 @@ def test_the_log_has_a_line_every_log_step_and_at_the_end_of_an_epoch(esl_a):
     assert re.search(r"ESL-A, region features, BERT: [\d,]+ parameters, on cpu, 5 steps per epoch\n", log)
     assert log.count("f30k dev ") == 2 and "R@1" in log
     assert f"{content(esl_a / 'checkpoint.pth')['best_rsum']:.1f}" in log.splitlines()[-1]
+
+
+def test_config_and_metrics_tell_how_a_run_was_made_and_how_it_went(sample, esl_a):
+    config = json.loads((esl_a / "config.json").read_text())
+    assert config["settings"] == content(esl_a / "checkpoint.pth")["settings"]
+    files = {"train_caps.txt", "train_ims.npy", "dev_ids.txt", "model.safetensors"}
+    assert files <= {Path(name).name for name in config["data"]}
+    assert config["data"][str(sample / "f30k/precomp/train_ims.npy")]["bytes"] == 24 * 36 * 32 * 4 + 128
+    assert "train.py" in config["command"] and len(config["starts"]) == 1
+    log = (esl_a / "log" / "train.log").read_text(encoding="utf-8")
+    assert f"command: {config['command']}\n" in log and "train_ims.npy 110.7 kB " in log
+    lines = [json.loads(line) for line in (esl_a / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 5, 7, 9, 10]
+    assert all(line["rates"] == {"head": 5e-4, "text": 5e-5} for line in lines if "loss" in line)
+    rsums = {line["step"]: line["rsum"] for line in lines if "rsum" in line}
+    assert rsums == pytest.approx(dict(scalars(esl_a / "log")["dev/rsum"]), rel=1e-6)
 
 
 def test_model_best_is_the_epoch_with_the_best_rsum(esl_a):
@@ -196,6 +213,7 @@ def test_a_second_run_into_the_same_folder_moves_the_earlier_checkpoints_aside(s
     train(sample, folder, "--num_epochs", 1)
     assert "earlier_1" in capsys.readouterr().err
     assert {name: (folder / "earlier_1" / name).read_bytes() for name in first} == first
+    assert (folder / "earlier_1" / "metrics.jsonl").read_text() == (esl_a / "metrics.jsonl").read_text()
     assert all((folder / name).read_bytes() != first[name] for name in first)
     weights = folder / "checkpoint.pth"
     train(sample, folder, "--num_epochs", 1, "--resume", weights, "--reset_start_epoch")
@@ -569,7 +587,31 @@ def test_bad_input_is_one_line_and_code_2_in_a_process_of_its_own(sample, tmp_pa
 # ---- crashes ----
 
 
-def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_earlier_one(
+def test_a_full_disk_stops_no_run_that_saves_again_and_keeps_the_best_model(
+    sample, esl_a, tmp_path, capsys, monkeypatch
+):
+    """The disk is full while the better first epoch is saved, and has room again for the second."""
+    save, calls, found = torch.save, [], {}
+
+    def full(content, path, *rest):
+        calls.append(path)
+        if len(calls) == 2:  # after the best model
+            Path(path).write_bytes(b"PK half of it")
+            raise OSError(28, "No space left on device")
+        found.setdefault(len(calls), {name.name for name in (tmp_path / "run").glob("*.pth")})
+        return save(content, path, *rest)
+
+    monkeypatch.setattr(torch, "save", full)
+    train(sample, tmp_path / "run")
+    output = capsys.readouterr().out
+    assert output.count("warning: ") == 1 and f"step {STEPS} was not saved" in output and "No space left" in output
+    assert found[3] == set()  # neither of the two files without the other
+    for name in ("checkpoint.pth", "model_best.pth"):
+        assert run_differences(tmp_path / "run" / name, esl_a / name) == []
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"checkpoint_previous.pth"}
+
+
+def test_a_disk_that_stays_full_leaves_the_earlier_checkpoint_and_ends_the_run_with_one_line(
     sample, tmp_path, capsys, monkeypatch
 ):
     save, calls = torch.save, []
@@ -583,25 +625,10 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_earlier_o
 
     monkeypatch.setattr(torch, "save", full)
     message = error_line(script.main, train_arguments(sample, tmp_path / "run"), capsys)
-    assert ".pth: cannot be written" in message and "No space left" in message
+    assert f"step {2 * STEPS} was not saved" in message and "No space left" in message
     for name in ("checkpoint.pth", "model_best.pth"):
         assert read_checkpoint(tmp_path / "run" / name).epoch == 1
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint.pth", "model_best.pth", "log"}
-
-
-def test_a_crash_between_the_two_files_loses_neither_the_epoch_nor_the_best_model(sample, esl_a, tmp_path, monkeypatch):
-    def crash(path, *arguments, **state):
-        if path.name == "checkpoint.pth" and state["epoch"] == 2:
-            raise MemoryError
-        save_checkpoint(path, *arguments, **state)
-
-    monkeypatch.setattr(fit, "save_checkpoint", crash)
-    with pytest.raises(MemoryError):
-        train(sample, tmp_path / "run")
-    monkeypatch.undo()
-    train(sample, tmp_path / "run", "--resume", tmp_path / "run" / "checkpoint.pth")
-    for name in ("checkpoint.pth", "model_best.pth"):
-        assert run_differences(tmp_path / "run" / name, esl_a / name) == []
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES - {"checkpoint_previous.pth"}
 
 
 def test_a_crash_in_the_middle_of_an_epoch_leaves_a_checkpoint_to_go_on_from(sample, esl_a, tmp_path, monkeypatch):
@@ -629,15 +656,15 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_written(sampl
         diverged = phase.learning_rate < 1  # in the second epoch
         return torch.tensor([math.nan, 1.0]) if diverged else step(trainer, batch, phase)
 
-    written, flags = {}, ("--lr_update", 1, "--similarity", "vse_infty")
+    save, written, flags = Run.save, {}, ("--lr_update", 1, "--similarity", "vse_infty")
     folder = tmp_path / "run"
 
-    def remember(*arguments, **state):
-        save_checkpoint(*arguments, **state)
+    def remember(*arguments):
+        save(*arguments)
         written.update({path.name: path.read_bytes() for path in folder.glob("*.pth")})
 
     monkeypatch.setattr(Trainer, "step", diverge)
-    monkeypatch.setattr(fit, "save_checkpoint", remember)
+    monkeypatch.setattr(Run, "save", remember)
     message = error_line(script.main, train_arguments(sample, folder, *flags), capsys)
     assert "3 steps in a row were skipped" in message and "the loss is nan" in message
     assert set(written) == {"checkpoint.pth", "model_best.pth"}

@@ -18,10 +18,11 @@ from lib.model import describe
 class Checkpoint:
     """A model and the state of its training, under our key names.
 
-    `settings` are the command-line values of the run, `criterion` the parameters of its loss, `chosen_on` the split
-    whose RSUM chose the epoch, None for the last epoch of a run and where the file doesn't say. `extras` are the
-    tensors of a released file that our model has no place for ("img_enc.mlp.bns.1.weight"), kept so that it can be
-    written again as it was.
+    `settings` are the command-line values of the run, `criterion` the parameters of its loss, `best_step` the step of
+    its best model; `position` says how far inside an epoch it is, {} at the end of one. `chosen_on` is the split whose
+    RSUM chose the epoch, None for the last epoch of a run and where the file doesn't say. `extras` are the tensors of a
+    released file that our model has no place for ("img_enc.mlp.bns.1.weight"), kept so that it can be written again as
+    it was.
     """
 
     config: ModelConfig
@@ -30,6 +31,8 @@ class Checkpoint:
     epoch: int = 0
     step: int = 0
     best_rsum: float = 0.0
+    best_step: int = 0
+    position: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     criterion: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     extras: dict[str, Tensor] = dataclasses.field(default_factory=dict)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from lib.model import complete
 FORMAT, DEFAULT = "esl-checkpoint", ModelConfig()
 KINDS = {  # of every entry beside format and version
     "config": dict, "model": dict, "optimizer": (dict, type(None)), "epoch": int, "step": int,
-    "best_rsum": (int, float), "settings": dict, "criterion": dict, "extras": dict,
+    "best_rsum": (int, float), "best_step": int, "position": dict, "settings": dict, "criterion": dict, "extras": dict,
 }  # fmt: skip
 
 
@@ -37,18 +39,33 @@ def save_checkpoint(
 
 def write(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a Checkpoint in our format."""
+    with written(path, checkpoint):
+        pass
+
+
+@contextlib.contextmanager
+def written(path: str | Path, checkpoint: Checkpoint):
+    """A Checkpoint that is whole on the disk when the block begins, and takes its place at `path` when it ends."""
     entries = {name: getattr(checkpoint, name) for name in KINDS} | {"config": dataclasses.asdict(checkpoint.config)}
-    write_content(path, plain_tensors({"format": FORMAT, "version": VERSION, **entries}))
+    with atomic_write(path) as temporary:
+        _save(plain_tensors({"format": FORMAT, "version": VERSION, **entries}), temporary, path)
+        yield
 
 
 def write_content(path: str | Path, content: Any) -> None:
     """torch.save, atomically; InputError when the disk is full or the folder can't be written."""
     with atomic_write(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"{path}: cannot be written ({reason}); is the disk full?") from None
+        _save(content, temporary, path)
+
+
+def _save(content: Any, temporary: Path, path: str | Path) -> None:
+    try:
+        torch.save(content, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # a machine that crashes leaves the old file or the new one
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: cannot be written ({reason}); is the disk full?") from None
 
 
 def recognises(content: Any) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 
 
 def upgrade(content: dict[str, Any], version: int) -> dict[str, Any]:
     """The content of a file of `version` (1 or later) as the present version would have written it."""
     if version < 2 and isinstance(content.get("config"), dict):
         content = _from_version_1(content)
+    if version < 3:  # which was written at the end of an epoch alone
+        content = {"best_step": 0, "position": {}} | content
     return content
 
 

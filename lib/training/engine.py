@@ -18,7 +18,7 @@ from lib.datasets.loaders import Loader, TrainBatch
 from lib.errors import InputError, listed
 from lib.fragments import Fragments
 from lib.parallel import Runner, seed_devices
-from lib.training.optim import set_learning_rates, step_if
+from lib.training.optim import learning_rates, set_learning_rates, step_if
 from lib.training.schedule import Phase, Schedule
 from lib.training.tracking import EpochLog, Step
 
@@ -45,20 +45,21 @@ class Trainer:
     def train_epoch(
         self, loader: Loader, epoch: int, step: int, log: EpochLog, after_step: Callable[[int], None]
     ) -> int:
-        """Train on every batch of the loader once and return the global step reached.
+        """Train on every batch of the loader once, those that `log` has seen left out; return the global step reached.
 
         `after_step(step)` is called after each step but the last. Raises InputError when MOST_SKIPPED steps in a row
         gave no finite loss or gradient.
         """
         self.runner.model.train()
-        self.seed_epoch(epoch)
-        loader.batch_sampler.set_epoch(epoch)
+        if not log.done:  # else the epoch goes on with the random states that it had
+            self.seed_epoch(epoch)
+        loader.batch_sampler.set_epoch(epoch, log.done)
         steps = len(loader.batch_sampler)
         self.runner.model.image_encoder.fix_blocks(self.schedule.at(epoch, 0, steps).fixed_blocks)
-        for index, batch in enumerate(log.timed(loader)):
+        for index, batch in enumerate(log.timed(loader), log.done):
             loss, norm = self.step(batch, self.schedule.at(epoch, index, steps))
             step += 1
-            for done in log.step(step, batch.indices, loss, norm, self.optimizer.param_groups[0]["lr"]):
+            for done in log.step(step, batch.indices, loss, norm, learning_rates(self.optimizer)):
                 self._watch(done)
             if index + 1 < steps:
                 after_step(step)

@@ -2,91 +2,93 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import logging
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib.checkpoint import Checkpoint, save_checkpoint
+from lib.checkpoint import Checkpoint
 from lib.datasets.loaders import Loader
-from lib.errors import InputError
+from lib.errors import InputError, shown
 from lib.evaluation.metrics import Retrieval
 from lib.evaluation.report import format_table
 from lib.pytorch_files import load_strictly
 from lib.training.engine import Trainer
-from lib.training.tracking import EpochLog, Tracker
+from lib.training.randomness import set_random_states
+from lib.training.run import LATEST, STATE, Run
+from lib.training.stopping import Stopped
+from lib.training.tracking import EpochLog
 
 logger = logging.getLogger("esl")
-LATEST, BEST = "checkpoint.pth", "model_best.pth"
 # Settings that a resumed run may change without training another model.
 FREE = {
     "workers", "device", "score_memory", "kernels", "resume", "reset_start_epoch", "log_step", "val_step",
-    "logger_name", "model_name", "data_path", "val_split", "image_list", "num_epochs", "word_vectors",
+    "save_step", "logger_name", "model_name", "data_path", "val_split", "image_list", "num_epochs", "word_vectors",
     "precomp_enc_type",
 }  # fmt: skip
 # Entries of an optimizer's groups that a resumed run has of its own.
 OWN = ("base_lr", "weight_decay", "fused")
 # Settings without which an RSUM can't be compared with an earlier one.
+TOTALS = {"done": int, "pairs": int, "loss": float}  # of the epoch, as EpochLog takes and gives them
 JUDGED_ON = ("data_name", "data_path", "val_split")
-
-
-@dataclasses.dataclass
-class Run:
-    """A run on disk: where it writes, its command-line values, how far it is, the best RSUM on its validation split."""
-
-    folder: Path
-    settings: dict[str, Any]
-    epoch: int = 0
-    step: int = 0
-    best_rsum: float = -1.0
-    tracker: Tracker = dataclasses.field(default_factory=lambda: Tracker(None))
-
-    def save(self, trainer: Trainer, improved: bool) -> None:
-        """Write the latest state, and before it the best model where it `improved`: after a crash in between, a resumed
-        run repeats the epoch and writes both."""
-        state = {key: getattr(self, key) for key in ("epoch", "step", "best_rsum", "settings")}
-        if improved:
-            save_checkpoint(self.folder / BEST, trainer.runner.model, **state)
-        state["criterion"] = trainer.criterion.state_dict()
-        save_checkpoint(self.folder / LATEST, trainer.runner.model, optimizer=trainer.optimizer, **state)
 
 
 def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retrieval]) -> None:
     """Train until the run's `num_epochs` are done, keeping the epoch with the best RSUM.
 
     `validate()` gives the recalls on the validation split; every `val_step` steps (0: never) they are logged as well,
-    which never chooses a model.
+    which never chooses a model. Every `save_step` steps (0: never), and when a signal stops the run, the state within
+    the epoch is saved. Raises Stopped then, and InputError when the last state could not be saved.
     """
-    split, val_step, num_epochs = (run.settings[name] for name in ("val_split", "val_step", "num_epochs"))
+    names = "val_split", "val_step", "save_step", "num_epochs", "log_step"
+    split, val_step, save_step, num_epochs, log_step = (run.settings[name] for name in names)
 
     def validated(step: int) -> Retrieval:
         result = validate()
         for direction in ("i2t", "t2i"):
             run.tracker.scalars(step, f"{split}/{direction}_", **getattr(result, direction).as_dict())
         run.tracker.scalars(step, f"{split}/", rsum=result.rsum)
+        run.tracker.line(step, epoch=epoch, split=split, rsum=result.rsum, i2t=result.i2t, t2i=result.t2i)
         return result
 
     def after_step(step: int) -> None:
+        run.step = step
         if val_step and step % val_step == 0:
-            logger.info("step %d  %s RSUM %.1f", step, split, validated(step).rsum)
+            with run.stop.waiting(False):
+                logger.info("step %d  %s RSUM %.1f", step, split, validated(step).rsum)
+        if save_step and step % save_step == 0:
+            run.save_within(trainer, log)
+        run.stop.check()
 
     if run.epoch >= num_epochs:
         logger.info("nothing to train: the checkpoint has %d epochs and --num_epochs is %d", run.epoch, num_epochs)
     for epoch in range(run.epoch, num_epochs):
         began = time.perf_counter()
-        with EpochLog(run.tracker, epoch, len(loader.batch_sampler), run.settings["log_step"]) as log:
-            run.step = trainer.train_epoch(loader, epoch, run.step, log, after_step)
-        result = validated(run.step)
-        improved = result.rsum > run.best_rsum
-        run.epoch, run.best_rsum = epoch + 1, max(run.best_rsum, result.rsum)
-        run.save(trainer, improved)
-        seconds = time.perf_counter() - began
-        logger.info("epoch %d done in %.0f s%s", epoch, seconds, "   best so far" if improved else "")
-        logger.info(format_table([(f"{run.settings['data_name']} {split}", result)]))
+        totals = {name: run.position[name] for name in TOTALS} if run.position else {}
+        if run.position:
+            set_random_states(run.position["random"], trainer.runner.devices)
+        log = EpochLog(run.tracker, epoch, len(loader.batch_sampler), log_step, num_epochs, **totals)
+        with run.stop.waiting():
+            try:
+                with log:
+                    run.step = trainer.train_epoch(loader, epoch, run.step, log, after_step)
+                run.stop.check()
+                with run.stop.waiting(False):
+                    result = validated(run.step)
+            except Stopped:
+                run.save_within(trainer, log)
+                raise
+            improved = result.rsum > run.best_rsum
+            if improved:
+                run.best_rsum, run.best_step = result.rsum, run.step
+            run.epoch, run.position = epoch + 1, {}
+            run.save(trainer, improved)
+            seconds = time.perf_counter() - began
+            logger.info("epoch %d done in %.0f s%s", epoch, seconds, "   best so far" if improved else "")
+            logger.info(format_table([(f"{run.settings['data_name']} {split}", result)]))
+    if run.failure:
+        raise InputError(run.failure)
 
 
 def resume(run: Run, trainer: Trainer, checkpoint: Checkpoint) -> None:
@@ -105,16 +107,35 @@ def resume(run: Run, trainer: Trainer, checkpoint: Checkpoint) -> None:
     load_strictly(
         trainer.criterion, checkpoint.criterion, f"{path}: not the parameters of the loss; use the same --loss"
     )
-    run.epoch, run.step, run.best_rsum = checkpoint.epoch, checkpoint.step, checkpoint.best_rsum
+    for name in STATE:
+        setattr(run, name, getattr(checkpoint, name))
+    run.position = _position(checkpoint, run, trainer.runner.devices)
     before, now = checkpoint.settings, run.settings
     changed = sorted(name for name in before.keys() & now.keys() if _place(name, before) != _place(name, now))
     for name in changed:
         if name not in FREE and now[name] is not None:  # None: a flag of another model
             logger.info("note: --%s was %s when %s was written and is %s now", name, before[name], path, now[name])
-    logger.info("resumed %s: epoch %d, step %d, best RSUM %.1f", path, run.epoch, run.step, run.best_rsum)
+    best = f", best RSUM {run.best_rsum:.1f}" if run.best_rsum >= 0 else ""
+    logger.info("resumed %s: epoch %d, step %d%s", path, run.epoch, run.step, best)
     if moved := [f"--{name}" for name in changed if name in JUDGED_ON]:
         run.best_rsum = -1.0
         logger.info("note: %s changed, so the best RSUM starts anew", " and ".join(moved))
+
+
+def _position(checkpoint: Checkpoint, run: Run, devices: list) -> dict[str, Any]:
+    """Where in its epoch a run goes on, in batches of its own size; InputError for a position that is none."""
+    if not checkpoint.position:
+        return {}
+    try:
+        done, pairs, loss = (kind(checkpoint.position[name]) for name, kind in TOTALS.items())
+        set_random_states(checkpoint.position["random"], devices)
+        done = done * checkpoint.settings["batch_size"] // run.settings["batch_size"]
+        if min(done, pairs) < 0:
+            raise ValueError("less than nothing")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"its position within the epoch is damaged ({shown(error)}); go on from another checkpoint"
+        raise InputError(f"{checkpoint.path}: {reason}") from None
+    return {"done": done, "pairs": pairs, "loss": loss, "random": checkpoint.position["random"]}
 
 
 def _place(name: str, settings: dict[str, Any]):
@@ -137,14 +158,3 @@ def _restore(optimizer, checkpoint: Checkpoint) -> None:
     except (ValueError, KeyError) as error:
         reason = f"its optimizer state does not fit ({error}); use the same --optim"
         raise InputError(f"{checkpoint.path}: {reason}") from None
-
-
-def move_aside(folder: Path) -> None:
-    """Move the checkpoints of an earlier run into a folder of their own, so that a new run overwrites none."""
-    earlier = [folder / name for name in (LATEST, BEST) if (folder / name).exists()]
-    if earlier:
-        aside = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())
-        aside.mkdir()
-        for file in earlier:
-            file.rename(aside / file.name)
-        print(f"note: the checkpoints of an earlier run were moved to {aside}", file=sys.stderr)

@@ -71,6 +71,11 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The learning rate of every group by its name."""
+    return {group.get("name", str(number)): group["lr"] for number, group in enumerate(optimizer.param_groups)}
+
+
 def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
     """Take a step where `finite` () is true. A fused optimizer finds that out on its GPU, for others the CPU waits."""
     if finite.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False):

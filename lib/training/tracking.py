@@ -1,7 +1,10 @@
-"""Console lines, the progress of an epoch and TensorBoard (through tensorboard-logger)."""
+"""Console lines, the progress of an epoch, lines of JSON and TensorBoard (through tensorboard-logger)."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import json
 import logging
 import math
 import os
@@ -9,12 +12,15 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from lib.errors import InputError
+from lib.files import atomic_write, plain
 
 # tensorboard-logger 0.1.0 ships protobuf code of an old generation, which protobuf >= 4 refuses to import unless its
 # pure-Python implementation is chosen before protobuf is first imported.
@@ -28,11 +34,11 @@ def setup_console(log_file: str | Path | None = None) -> logging.Logger:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     close_console()
-    console = logging.StreamHandler(sys.stdout)
+    console = _Console(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(console)
     if log_file is not None:
-        file = logging.FileHandler(log_file, encoding="utf-8")
+        file = _LogFile(log_file, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(file)
     return logger
@@ -43,41 +49,101 @@ def close_console() -> None:
     for handler in list(logger.handlers):
         if isinstance(handler, logging.StreamHandler):  # FileHandler included; not what others attached
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):
+                handler.close()
+
+
+class _Console(logging.StreamHandler):
+    """A handler for a stdout that may be closed, as by `| head -1`: what is said then goes nowhere."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+        else:
+            with contextlib.suppress(OSError, ValueError):  # so that the interpreter's last flush succeeds too
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+class _LogFile(logging.FileHandler):
+    """A handler for a file on a disk that may be full: what is said then is on the console alone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class Tracker:
-    """TensorBoard scalars of one run: one event file, written by tensorboard-logger. `Tracker(None)` writes nothing."""
+    """The figures of one run: TensorBoard scalars in one event file, and lines of JSON. What is None is not written.
 
-    def __init__(self, folder: str | Path | None):
-        self._logger = None
+    `lines` keeps what it has of a run that goes on at `step`; what came later is trained again. A file that is lost
+    or can't be written is said once, and the run goes on without it.
+    """
+
+    def __init__(self, folder: str | Path | None, lines: Path | None = None, step: int = 0):
+        self._logger, self._events, self._lines = None, None, lines
+        if lines is not None:
+            kept = [json.dumps(line) for line in read_lines_of_json(lines) if line.get("step", 0) <= step]
+            with self._unless_lost("_lines", "metrics"), atomic_write(lines) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         if folder is not None:
-            from tensorboard_logger import Logger
+            with self._unless_lost("_logger", "TensorBoard's events"):
+                self._open(Path(folder))
 
-            while list(Path(folder).glob(f"events.out.tfevents.{int(time.time())}.*")):
-                time.sleep(0.1)  # files are named by the second, and a second run within it would empty the first's
-            self._logger = Logger(str(folder), flush_secs=5)
+    def _open(self, folder: Path) -> None:
+        from tensorboard_logger import Logger
+
+        while list(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+            time.sleep(0.1)  # files are named by the second, and a second run within it would empty the first's
+        self._logger = Logger(str(folder), flush_secs=5)
+        self._events = Path(self._logger._writer.name)
 
     def scalars(self, step: int, prefix: str = "", **values: float) -> None:
         """Write `values` at `step`, names prefixed with `prefix`."""
         if self._logger is not None:
-            for name, value in values.items():
-                self._logger.log_value(prefix + name, float(value), int(step))
+            with self._unless_lost("_logger", "TensorBoard's events"):
+                self._events.stat()  # a file that was removed could still be written, to no purpose
+                for name, value in values.items():
+                    self._logger.log_value(prefix + name, float(value), int(step))
+
+    def line(self, step: int, **values: Any) -> None:
+        """Add a line with `step` and `values` to the lines of JSON."""
+        if self._lines is not None:
+            with self._unless_lost("_lines", "metrics"), open(self._lines, "a", encoding="utf-8") as file:
+                file.write(json.dumps(plain({"step": step, **values, "time": round(time.time(), 3)})) + "\n")
 
     def close(self) -> None:
         """Close the event file."""
-        self._logger = None  # its file closes with it
+        self._logger = self._lines = None  # its file closes with it
+
+    @contextlib.contextmanager
+    def _unless_lost(self, what: str, words: str):
+        try:
+            yield
+        except (OSError, InputError) as error:
+            setattr(self, what, None)
+            logger.warning("warning: %s are lost (%s); training goes on without them", words, error)
+
+
+def read_lines_of_json(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a line that a kill left unfinished is passed over, and no file has none."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                content = json.loads(line)
+                found += [content] if isinstance(content, dict) else []
+    return found
 
 
 class Step(NamedTuple):
-    """A finished step: its global number, the places of its captions, loss over all pairs, gradient norm, rate, and the
-    seconds until its batch was there and until it was done."""
+    """A finished step: its global number, the places of its captions, loss over all pairs, gradient norm, learning
+    rates, and the seconds until its batch was there and until it was done."""
 
     number: int
     captions: np.ndarray
     loss: float
     norm: float
-    rate: float
+    rates: dict[str, float]
     data_time: float
     step_time: float
 
@@ -86,14 +152,27 @@ class EpochLog:
     """The steps of an epoch as they are seen: timed, in a bar, in TensorBoard, and as a console line now and then.
 
     What a GPU computes is read with each console line alone, since reading waits for it; the bar shows the last read.
+    `num_epochs` is where the run ends; `done`, `pairs` and `loss` are the `totals` of an epoch that goes on.
     """
 
-    def __init__(self, tracker: Tracker, epoch: int, steps: int, log_step: int = 200):
+    def __init__(
+        self, tracker: Tracker, epoch: int, steps: int, log_step: int = 200, num_epochs: int | None = None,
+        done: int = 0, pairs: int = 0, loss: float = 0.0,
+    ):  # fmt: skip
         self.tracker, self.epoch, self.steps, self.log_step = tracker, epoch, steps, log_step
-        self.done = self.pairs = 0
+        self.end = epoch + 1 if num_epochs is None else num_epochs
+        self.first = self.done = min(done, steps)
         self.unread: list[Step] = []  # loss and norm still tensors
-        self.loss = self.data_time = self.step_time = 0.0  # totals
-        self.bar = tqdm(total=steps, desc=f"epoch {epoch}", unit="step", disable=None, leave=False)
+        self.read: list[Step] = []  # since the last call of `step`
+        self.pairs, self.loss = pairs, loss
+        self.data_time = self.step_time = 0.0  # totals since `first`
+        kind = {"unit": "step", "disable": None, "leave": False}
+        self.bar = tqdm(total=steps, initial=self.done, desc=f"epoch {epoch}", **kind)
+
+    def totals(self) -> dict[str, int | float]:
+        """Steps done, their pairs and the sum of their losses; waits for a GPU."""
+        self._read()
+        return {"done": self.done, "pairs": self.pairs, "loss": self.loss}
 
     def __enter__(self) -> EpochLog:
         return self
@@ -113,45 +192,59 @@ class EpochLog:
             self.waited = self.started - asked
             yield batch
 
-    def step(self, number: int, captions: np.ndarray, loss: Tensor, norm: Tensor, rate: float) -> list[Step]:
-        """Note a finished step: its global number, the places of its captions, loss over all pairs, norm, rate.
+    def step(
+        self, number: int, captions: np.ndarray, loss: Tensor, norm: Tensor, rates: dict[str, float]
+    ) -> list[Step]:
+        """Note a finished step: its global number, the places of its captions, loss over all pairs, norm, and the
+        learning rate of each group of parameters, of which the first stands in the console's lines.
 
         Returns the steps whose loss and norm have been read since the last call.
         """
         self.done += 1
         line = self.done % self.log_step == 0 or self.done == self.steps
         took = time.perf_counter() - self.started
-        self.unread.append(Step(number, captions, loss, norm, rate, self.waited, took))
-        read = self._read() if line or loss.device.type == "cpu" else []
+        self.unread.append(Step(number, captions, loss, norm, rates, self.waited, took))
+        if line or loss.device.type == "cpu":
+            self._read()
         self.data_time += self.waited
         self.step_time += time.perf_counter() - self.started
         self.bar.update()
+        read, self.read = self.read, []
         if line:
-            logger.info(
-                f"epoch {self.epoch} step {self.done}/{self.steps}  loss {self.last:.4f} (mean {self.mean:.4f})"
-                f"  lr {rate:.1e}  gradient {read[-1].norm:.2f}  data {self.data_time / self.done:.3f} s"
-                f"  step {self.step_time / self.done:.3f} s"
-            )
+            self._line(read[-1])
         return read
 
-    def _read(self) -> list[Step]:
-        values = torch.stack([torch.stack((step.loss, step.norm)) for step in self.unread]).tolist()
-        read = [step._replace(loss=loss, norm=norm) for step, (loss, norm) in zip(self.unread, values, strict=True)]
-        self.unread = []
-        for step in read:
-            self._show(step)
-        return read
+    def _line(self, last: Step) -> None:
+        data, work = (seconds / (self.done - self.first) for seconds in (self.data_time, self.step_time))
+        left = datetime.timedelta(seconds=round(((self.end - self.epoch) * self.steps - self.done) * (data + work)))
+        rate = next(iter(last.rates.values()))
+        logger.info(
+            f"epoch {self.epoch} step {self.done}/{self.steps}  loss {self.last:.4f} (mean {self.mean:.4f})"
+            f"  lr {rate:.1e}  gradient {last.norm:.2f}  data {data:.3f} s  step {work:.3f} s  left {left}"
+        )
+        figures = {"loss": last.loss, "loss_per_pair": self.last, "mean": self.mean, "gradient_norm": last.norm}
+        times = {"data_time": data, "step_time": work}
+        self.tracker.line(last.number, epoch=self.epoch, **figures, rates=last.rates, **times)
+
+    def _read(self) -> None:
+        if self.unread:
+            values = torch.stack([torch.stack((step.loss, step.norm)) for step in self.unread]).tolist()
+            read = [step._replace(loss=loss, norm=norm) for step, (loss, norm) in zip(self.unread, values, strict=True)]
+            self.unread, self.read = [], self.read + read
+            for step in read:
+                self._show(step)
 
     def _show(self, step: Step) -> None:
         pairs = len(step.captions)
         self.last = step.loss / pairs
         speed = f"{pairs / (step.data_time + step.step_time):.0f}"
-        self.bar.set_postfix({"loss": f"{self.last:.4f}", "lr": f"{step.rate:.1e}", "images/s": speed}, refresh=False)
+        rate = next(iter(step.rates.values()))
+        self.bar.set_postfix({"loss": f"{self.last:.4f}", "lr": f"{rate:.1e}", "images/s": speed}, refresh=False)
         if not (math.isfinite(step.loss) and math.isfinite(step.norm)):
             return
         self.pairs, self.loss = self.pairs + pairs, self.loss + step.loss
         self.tracker.scalars(
-            step.number, "train/", loss=step.loss, loss_per_pair=self.last, lr=step.rate, gradient_norm=step.norm,
+            step.number, "train/", loss=step.loss, loss_per_pair=self.last, lr=rate, gradient_norm=step.norm,
             data_time=step.data_time, step_time=step.step_time,
         )  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_the_file_is_one_dict_that_weights_only_accepts(tmp_path):
     state = {"settings": settings, "extras": extras, "criterion": criterion}
     save_checkpoint(tmp_path / "a.pth", small_model("vse_infty"), **state)
     content = torch.load(tmp_path / "a.pth", weights_only=True)
-    assert content["format"] == "esl-checkpoint" and content["version"] == 2
+    assert content["format"] == "esl-checkpoint" and content["version"] == 3
     assert content["config"] == {
         "similarity": "vse_infty", "image_encoder": "regions", "text_encoder": "bert", "embed_size": 16,
         "similarity_options": {"no_imgnorm": False, "no_txtnorm": False}, "image_options": {"img_dim": IMG_DIM},
@@ -115,14 +115,16 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
 
 
-@pytest.mark.parametrize("version", [3, 1000, None, "2", 2.0])
+@pytest.mark.parametrize("version", [4, 1000, None, "3", 3.0])
 def test_a_version_that_is_not_known_is_a_reason_to_update(version, saved):
     path = saved(lambda content: content.update(version=version))
-    assert refusal(path) == f"its format is of version {version}, expected 2; update this code"
+    assert refusal(path) == f"its format is of version {version}, expected 3; update this code"
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "model", "optimizer", "criterion", "epoch", "step", "best_rsum", "settings", "extras"]
+    "name",
+    ["config", "model", "optimizer", "criterion", "epoch", "step", "best_rsum", "best_step", "position", "settings",
+     "extras"],
 )  # fmt: skip
 def test_an_entry_that_is_missing_or_of_a_wrong_type_is_named_and_no_other(name, saved):
     expected = f"{name} missing or of a wrong type; the file was altered, save it again"

@@ -1,4 +1,4 @@
-"""Run, fit, resume and move_aside: what is kept, validated and said, with a trainer whose epochs are played."""
+"""fit and resume: what is kept, validated and said, with a trainer whose epochs are played."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.checkpoint import read_checkpoint
 from lib.errors import InputError
 from lib.evaluation.metrics import Recalls, Retrieval
 from lib.model import build_model
 from lib.parallel import Runner
 from lib.training import fit as module
 from lib.training.engine import Trainer
-from lib.training.fit import Run, fit, move_aside, resume
+from lib.training.fit import fit, resume
 from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer
+from lib.training.run import Run
 from lib.training.schedule import Phase, Schedule
 from lib.training.tracking import Tracker
 from tests.helpers import content, differences, small_batch, small_config
@@ -27,7 +28,7 @@ from tests.helpers import content, differences, small_batch, small_config
 STEPS = 3
 LOADER = SimpleNamespace(batch_sampler=range(STEPS))
 PHASE = Phase(0.5, False, 1.0, 0)
-SETTINGS = {"val_split": "dev", "val_step": 0, "num_epochs": 2, "log_step": 200, "data_name": "f30k"}
+SETTINGS = {"val_split": "dev", "val_step": 0, "save_step": 0, "num_epochs": 2, "log_step": 200, "data_name": "f30k"}
 pytestmark = pytest.mark.usefixtures("single_thread")
 
 
@@ -177,22 +178,6 @@ def test_a_run_goes_on_from_its_epoch_step_and_best_rsum(tmp_path, monkeypatch):
     fit(played(monkeypatch), LOADER, run, rsums(140.0, 160.0))
     assert epoch_in(tmp_path / "model_best.pth") == epoch_in(tmp_path / "checkpoint.pth") == (3, 2.0)
     assert (run.step, run.best_rsum) == (40 + 2 * STEPS, 160.0)
-
-
-def test_the_best_model_is_written_first_so_that_a_crash_in_between_repeats_the_epoch(tmp_path, monkeypatch):
-    written = []
-
-    def save(path, *arguments, **state):
-        written.append(path.name)
-        if path.name == "checkpoint.pth" and state["epoch"] == 2:
-            raise MemoryError
-        save_checkpoint(path, *arguments, **state)
-
-    monkeypatch.setattr(module, "save_checkpoint", save)
-    with pytest.raises(MemoryError):
-        fit(played(monkeypatch), LOADER, run_in(tmp_path), rsums(100.0, 200.0))
-    assert written == ["model_best.pth", "checkpoint.pth"] * 2
-    assert epoch_in(tmp_path / "checkpoint.pth") == (1, 0.0) and epoch_in(tmp_path / "model_best.pth") == (2, 1.0)
 
 
 # ---- resume ----
@@ -354,28 +339,3 @@ def test_a_file_of_the_first_version_is_resumed_with_its_optimizer(tmp_path, lin
     resume(run, again, read_checkpoint(tmp_path / "old.pth"))
     assert differences(again.optimizer.state_dict(), trainer.optimizer.state_dict()) == []
     assert (run.epoch, run.step, run.best_rsum) == (1, STEPS, 210.0)
-
-
-# ---- move_aside ----
-
-
-def test_the_checkpoints_of_earlier_runs_move_into_folders_of_their_own_and_nothing_else_does(tmp_path, capsys):
-    for number in (1, 2):
-        for name in ("checkpoint.pth", "model_best.pth", "notes.txt"):
-            (tmp_path / name).write_text(f"{name} {number}")
-        move_aside(tmp_path)
-        assert f"an earlier run were moved to {tmp_path / f'earlier_{number}'}\n" in capsys.readouterr().err
-    for number in (1, 2):
-        aside = tmp_path / f"earlier_{number}"
-        assert {p.name: p.read_text() for p in aside.iterdir()} == {
-            name: f"{name} {number}" for name in ("checkpoint.pth", "model_best.pth")
-        }
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["earlier_1", "earlier_2", "notes.txt"]
-
-
-def test_a_lone_checkpoint_moves_too_and_a_folder_without_one_stays_as_it_is(tmp_path, capsys):
-    move_aside(tmp_path)
-    assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
-    (tmp_path / "model_best.pth").write_text("best")
-    move_aside(tmp_path)
-    assert [p.name for p in (tmp_path / "earlier_1").iterdir()] == ["model_best.pth"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -37,6 +40,57 @@ def test_a_resumed_run_within_the_same_second_keeps_the_events_of_before(tmp_pat
         tracker.scalars(step, loss=step)
         tracker.close()
     assert scalars(tmp_path)["loss"] == [(1, 1.0), (2, 2.0)]
+
+
+def test_lines_of_json_hold_step_values_and_time_and_a_run_that_goes_on_drops_what_it_trains_again(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    tracker = Tracker(None, file)
+    for step in (2, 4, 6):
+        tracker.line(step, loss=step / 2, rates={"head": 5e-4})
+    tracker.close()
+    tracker.line(8, loss=1.0)
+    with open(file, "a") as lines:
+        lines.write('{"step": 3, "loss"')  # a kill in the middle of a line
+    Tracker(None, file, step=4).line(5, rsum=300.0)
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [each["step"] for each in found] == [2, 4, 5] and all(each["time"] > 1e9 for each in found)
+    assert found[1]["loss"] == 2.0 and found[1]["rates"] == {"head": 5e-4} and found[2]["rsum"] == 300.0
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("what", ["events", "lines"])
+def test_a_file_that_is_lost_is_said_once_and_the_other_goes_on(tmp_path, monkeypatch, what):
+    said = []
+    monkeypatch.setattr(tracking.logger, "warning", lambda text, *values: said.append(text % values))
+    tracker = Tracker(tmp_path / "log", tmp_path / "run" / "metrics.jsonl")
+    shutil.rmtree(tmp_path / {"events": "log", "lines": "run"}[what])
+    for step in (1, 2, 3):
+        tracker.scalars(step, loss=1.0, lr=0.1)
+        tracker.line(step, loss=1.0)
+    assert len(said) == 1 and {"events": "TensorBoard's events", "lines": "metrics"}[what] in said[0]
+    if what == "events":
+        assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+    else:
+        assert len(scalars(tmp_path / "log")["loss"]) == 3
+
+
+def test_a_closed_stdout_causes_no_traceback_and_the_log_goes_on(tmp_path, capfd, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as closed:
+        monkeypatch.setattr(tracking.sys, "stdout", closed)
+        console = setup_console(tmp_path / "train.log")
+        for number in (1, 2):
+            console.info("line %d", number)
+    assert capfd.readouterr() == ("", "")
+    assert (tmp_path / "train.log").read_text().count("line") == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_under_the_log_causes_no_traceback_and_the_console_goes_on(capfd):
+    setup_console("/dev/full").info("to the console")
+    close_console()
+    assert capfd.readouterr() == ("to the console\n", "")
 
 
 def test_no_folder_means_no_events(tmp_path, monkeypatch):
@@ -116,7 +170,13 @@ def epoch_of(clock, waits, works, pairs, losses, log_step, monkeypatch):
     with EpochLog(tracker, 4, len(waits), log_step) as log:
         for index, _ in enumerate(log.timed(batches())):
             clock.go(works[index])
-            log.step(101 + index, np.arange(pairs[index]), torch.tensor(losses[index]), torch.tensor(0.5), 5e-4)
+            log.step(
+                101 + index,
+                np.arange(pairs[index]),
+                torch.tensor(losses[index]),
+                torch.tensor(0.5),
+                {"head": 5e-4, "text": 5e-5},
+            )
             clock.go(7.0)  # a validation between steps is neither
     return tracker.seen, lines
 
@@ -129,10 +189,26 @@ def test_a_step_is_tracked_with_its_loss_rate_gradient_and_times(clock, monkeypa
         assert found == pytest.approx(dict(zip((f"train/{name}" for name in names), expected, strict=True)))
 
 
+def test_every_log_line_of_an_epoch_is_a_line_of_json_with_the_rate_of_every_group(clock, monkeypatch, tmp_path):
+    monkeypatch.setattr(tracking.logger, "info", lambda *_: None)
+    rates = {"head": 5e-4, "text": 5e-5}
+    with EpochLog(Tracker(None, tmp_path / "m"), 4, 3, log_step=2) as log:
+        for index, _ in enumerate(log.timed("abc")):
+            clock.go(3.0)
+            log.step(101 + index, np.arange(4), torch.tensor(8.0 - index), torch.tensor(0.5), rates)
+    lines = [json.loads(line) for line in (tmp_path / "m").read_text().splitlines()]
+    assert [(line["step"], line["epoch"], line["loss"], line["loss_per_pair"], line["mean"]) for line in lines] == [
+        (102, 4, 7.0, 1.75, 1.875),
+        (103, 4, 6.0, 1.5, 1.75),
+    ]
+    assert all(line["rates"] == rates and line["step_time"] == 3.0 for line in lines)
+
+
 def test_a_line_gives_the_mean_loss_over_pairs_and_the_mean_times_over_steps(clock, monkeypatch):
     _, lines = epoch_of(clock, [1.0, 2.0], [3.0, 4.0], [8, 4], [16.0, 2.0], 2, monkeypatch)
     assert lines == [
         "epoch 4 step 2/2  loss 0.5000 (mean 1.5000)  lr 5.0e-04  gradient 0.50  data 1.500 s  step 3.500 s"
+        "  left 0:00:00"
     ]
 
 
@@ -142,11 +218,32 @@ def test_lines_come_every_log_step_and_at_the_end_of_the_epoch(clock, monkeypatc
     assert [line.split()[3] for line in lines] == [f"{step}/5" for step in logged]
 
 
+def test_a_line_gives_the_time_that_is_left_to_the_end_of_the_run(clock, monkeypatch):
+    lines = []
+    monkeypatch.setattr(tracking.logger, "info", lines.append)
+    with EpochLog(Recorder(), 4, 5, log_step=1, num_epochs=7, done=1) as log:
+        for _ in log.timed("ab"):
+            clock.go(600.0)
+            log.step(1, np.arange(2), torch.tensor(1.0), torch.tensor(0.5), {"head": 5e-4})
+    assert [line.rpartition("left ")[2] for line in lines] == ["2:10:00", "2:00:00"]  # 13 steps, then 12
+
+
+def test_an_epoch_that_goes_on_counts_on_from_its_totals(clock, monkeypatch):
+    lines = []
+    monkeypatch.setattr(tracking.logger, "info", lines.append)
+    with EpochLog(Recorder(), 4, 3, done=2, pairs=8, loss=16.0) as log:
+        for _ in log.timed("a"):
+            clock.go(3.0)
+            log.step(103, np.arange(4), torch.tensor(2.0), torch.tensor(0.5), {"head": 5e-4})
+    assert lines[0].startswith("epoch 4 step 3/3  loss 0.5000 (mean 1.5000)") and "step 3.000 s" in lines[0]
+    assert log.totals() == {"done": 3, "pairs": 12, "loss": 18.0}
+
+
 def test_the_bar_counts_the_steps_and_closes_after_an_exception_too(monkeypatch):
     class Bar:
         steps, closed = 0, False
 
-        def __init__(self, total, **_):
+        def __init__(self, total, initial, **_):
             self.total = total
 
         def set_postfix(self, values, refresh):
@@ -161,7 +258,7 @@ def test_the_bar_counts_the_steps_and_closes_after_an_exception_too(monkeypatch)
     monkeypatch.setattr(tracking, "tqdm", Bar)
     with pytest.raises(MemoryError), EpochLog(Recorder(), 0, 3) as log:
         for step, _ in enumerate(log.timed("ab"), start=1):
-            log.step(step, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), 5e-4)
+            log.step(step, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), {"head": 5e-4})
         raise MemoryError
     assert (log.bar.total, log.bar.steps, log.bar.closed) == (3, 2, True)
     assert log.bar.values["loss"] == "2.0000" and log.bar.values["lr"] == "5.0e-04"

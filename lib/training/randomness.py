@@ -1,0 +1,36 @@
+"""The states of every random generator that a step may draw from, as plain values for a checkpoint."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_states(devices: list[torch.device]) -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's global generators, those of the GPUs among `devices` included."""
+    name, keys, *rest = np.random.get_state()
+    gpus = [device for device in devices if device.type == "cuda"]
+    return {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state(device) for device in gpus],
+    }
+
+
+def set_random_states(states: dict[str, Any], devices: list[torch.device]) -> None:
+    """Go back to what `random_states` returned; a GPU that was not there keeps its state.
+
+    Raises ValueError, TypeError, KeyError or RuntimeError for anything else.
+    """
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    gpus = [device for device in devices if device.type == "cuda"]
+    for device, state in zip(gpus, states["cuda"], strict=False):
+        torch.cuda.set_rng_state(state, device)

@@ -1,0 +1,107 @@
+"""A run on disk: its checkpoints, which of them it goes on from, and what becomes of those of an earlier run."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from lib.checkpoint import Checkpoint, read_checkpoint
+from lib.checkpoint.ours import written
+from lib.errors import InputError
+from lib.training.engine import Trainer
+from lib.training.randomness import random_states
+from lib.training.record import CONFIG
+from lib.training.stopping import Stop
+from lib.training.tracking import EpochLog, Tracker
+
+logger = logging.getLogger("esl")
+LATEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_previous.pth", "model_best.pth"
+METRICS = "metrics.jsonl"
+STATE = ("epoch", "step", "best_rsum", "best_step", "position")  # of a run, as its checkpoints hold it
+
+
+@dataclasses.dataclass
+class Run:
+    """A run on disk: where it writes, its command-line values, how far it is, the best RSUM on its validation split.
+
+    `position` is {} between epochs and what `EpochLog.totals` says within one, with the random states of that moment.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    command: str = ""
+    epoch: int = 0
+    step: int = 0
+    best_rsum: float = -1.0
+    best_step: int = 0
+    position: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tracker: Tracker = dataclasses.field(default_factory=lambda: Tracker(None))
+    stop: Stop = dataclasses.field(default_factory=Stop)
+    unsaved_best: Checkpoint | None = None  # the best model, while the disk had no room for it
+    failure: str | None = None  # why the last save failed
+
+    def save(self, trainer: Trainer, improved: bool = False) -> None:
+        """Write the latest state, and the best model where it `improved` or could not be written before.
+
+        Both are whole on the disk before either takes its place, the latest first; `mend` knows a crash in between.
+        What can't be written is said, and written with the next save.
+        """
+        state = {name: getattr(self, name) for name in (*STATE, "settings")}
+        model = trainer.runner.model
+        best = Checkpoint(model.config, model.state_dict(), **state) if improved else self.unsaved_best
+        state |= {"optimizer": trainer.optimizer.state_dict(), "criterion": trainer.criterion.state_dict()}
+        latest = Checkpoint(model.config, model.state_dict(), **state)
+        try:
+            with written(self.folder / BEST, best) if best else contextlib.nullcontext():
+                with written(self.folder / LATEST, latest):
+                    if (self.folder / LATEST).exists():
+                        os.replace(self.folder / LATEST, self.folder / PREVIOUS)
+            self.unsaved_best = self.failure = None
+        except (InputError, OSError) as error:
+            self.unsaved_best, self.failure = copy.deepcopy(best), f"step {self.step} was not saved: {error}"
+            logger.warning("warning: %s; training goes on and saves at the next occasion", self.failure)
+
+    def save_within(self, trainer: Trainer, log: EpochLog) -> None:
+        """Save in the middle of an epoch."""
+        self.position = log.totals() | {"random": random_states(trainer.runner.devices)}
+        self.save(trainer)
+
+    def mend(self, checkpoint: Checkpoint) -> None:
+        """Write the best model again where a crash came between the two files of a save."""
+        if checkpoint.position or checkpoint.best_step != checkpoint.step:
+            return
+        with contextlib.suppress(InputError):  # none, or a damaged one
+            if read_checkpoint(self.folder / BEST).step == checkpoint.step:
+                return
+        with written(self.folder / BEST, dataclasses.replace(checkpoint, optimizer=None, criterion={})):
+            pass
+
+
+def newest_checkpoint(folder: Path, paths: dict[str, Any]) -> Checkpoint | None:
+    """The newest checkpoint of a run that can be read, if there is one; says which is passed over."""
+    for path in (folder / LATEST, folder / PREVIOUS):
+        if path.exists():
+            try:
+                return read_checkpoint(path, paths)
+            except InputError as error:
+                print(f"note: passed over, since it can't be read: {error}", file=sys.stderr)
+    return None
+
+
+def move_aside(folder: Path) -> None:
+    """Move the checkpoints of an earlier run, with what is said of them, into a folder of their own, so that a new run
+    overwrites none."""
+    names = [name for name in (LATEST, PREVIOUS, BEST, METRICS, CONFIG) if (folder / name).exists()]
+    if {LATEST, PREVIOUS, BEST} & set(names):
+        aside = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())
+        aside.mkdir()
+        for name in names:
+            (folder / name).rename(aside / name)
+        print(f"note: the checkpoints of an earlier run were moved to {aside}", file=sys.stderr)

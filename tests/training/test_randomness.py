@@ -1,0 +1,50 @@
+"""The states of random generators: what is drawn after going back to them is what was drawn then."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lib.checkpoint.ours import plain_tensors
+from lib.training import randomness
+from lib.training.randomness import random_states, set_random_states
+
+CPU = [torch.device("cpu")]
+
+
+def draws() -> list:
+    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(3).tolist()]
+
+
+def test_every_generator_repeats_its_draws_also_after_a_file(tmp_path):
+    random.gauss(0, 1), np.random.randn()  # half of a pair is left over in both
+    torch.save(plain_tensors(random_states(CPU)), tmp_path / "states.pth")
+    expected = draws()
+    assert draws() != expected
+    set_random_states(torch.load(tmp_path / "states.pth", weights_only=True), CPU)
+    assert draws() == expected
+
+
+def test_every_gpu_gets_its_state_back_and_one_that_was_not_there_keeps_its_own(monkeypatch):
+    states = {0: "a", 1: "b", 2: "c"}
+    cuda = SimpleNamespace(
+        get_rng_state=lambda device: states[device.index],
+        set_rng_state=lambda state, device: states.update({device.index: state}),
+    )
+    monkeypatch.setattr(randomness.torch, "cuda", cuda)
+    devices = [torch.device("cuda", index) for index in range(3)]
+    before = random_states(devices[:2])
+    states.update({0: "x", 1: "y", 2: "z"})
+    set_random_states(before, devices)
+    assert states == {0: "a", 1: "b", 2: "z"}
+
+
+@pytest.mark.parametrize("change", [{"python": (3, "text", None)}, {"numpy": 5}, {"torch": torch.zeros(4)}, None])
+def test_states_that_are_none_raise_an_error_that_is_named(change):
+    broken = random_states(CPU) | change if change else {}
+    with pytest.raises((ValueError, TypeError, KeyError, RuntimeError)):
+        set_random_states(broken, CPU)
