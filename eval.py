@@ -20,6 +20,7 @@ from lib.checkpoint import load_model, read_checkpoint
 from lib.command_line import Parser, positive, script
 from lib.datasets import DATA_NAME, data_set
 from lib.datasets.inputs import open_inputs
+from lib.distributed import build_runner, first, joined, own_devices
 from lib.errors import InputError
 from lib.evaluation import report
 from lib.evaluation.protocols import PROTOCOLS, Scores
@@ -30,7 +31,6 @@ from lib.evaluation.scoring import score_split
 from lib.evaluation.tables import FORMS, Table, printed
 from lib.files import check_writable, write_json
 from lib.model import describe, reads
-from lib.parallel import Runner, visible_devices
 from lib.precision import set_precision
 from lib.provenance import provenance
 
@@ -85,8 +85,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @script
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    with joined(args.device):
+        evaluate_all(args)
+
+
+def evaluate_all(args: argparse.Namespace) -> None:
+    """Evaluate every checkpoint, print its tables and write its figures."""
     set_precision(args.precision)
-    devices = visible_devices(args.device)
+    devices = own_devices(args.device)
     done = []
     for path, (folder, ending) in output_places(args).items():
         began = time.perf_counter()
@@ -94,7 +100,8 @@ def main(argv: list[str] | None = None) -> None:
         show(args, report.recall_table(one.rows))
         for name in args.protocols:
             show(args, *judgement(name, [one], alone=len(args.model_path) == 1))
-        write_outputs(folder, ending, args, one)
+        if first():
+            write_outputs(folder, ending, args, one)
         say(args, f"{time.perf_counter() - began:.1f} s\n")
         done.append(one._replace(matrix=None, items=None))
     models = [report.ModelResult(one.name, one.rows, one.model) for one in done]
@@ -129,7 +136,7 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
 
     say(args, f"{path}: {checkpoint.description}")
     way = Way(args.kernels, args.score_memory and args.score_memory << 20)
-    runner = Runner(load_model(checkpoint), devices, args.precision, way)
+    runner = build_runner(load_model(checkpoint), devices, args.precision, way)
     scores = score_split(runner, inputs, args.batch_size, args.workers, vectors=bool(references))
 
     limit = args.limit if split.limited else None

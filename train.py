@@ -28,12 +28,12 @@ from lib.datasets.images import check_image_list
 from lib.datasets.inputs import Inputs, open_inputs
 from lib.datasets.layout import image_folder
 from lib.datasets.loaders import Loader, train_loader
+from lib.distributed import build_runner, first, gather_objects, joined, own_devices, rank, size
 from lib.errors import InputError
 from lib.evaluation.metrics import Retrieval, retrieval_metrics
 from lib.evaluation.scoring import score_split
 from lib.files import check_writable, remove_leftovers
 from lib.model import build_model, complete, describe, reads
-from lib.parallel import Runner, visible_devices
 from lib.precision import set_precision
 from lib.training.engine import Trainer
 from lib.training.fit import fit, resume
@@ -66,12 +66,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @script
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    with open_run(args, argv) as run:
+    with joined(args.device), open_run(args, argv) as run:
         train_run(args, run)
 
 
 def train_run(args: argparse.Namespace, run: Run) -> None:
-    devices, paths = visible_devices(args.device), machine_paths(args)
+    devices, paths = own_devices(args.device), machine_paths(args)
     set_precision(args.precision)
     torch.manual_seed(args.seed)
 
@@ -85,11 +85,12 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
     encoders_read = reads(config, paths)
     train = open_inputs(args.data_path, args.data_name, "train", encoders_read)
     val = open_inputs(args.data_path, args.data_name, args.val_split, encoders_read)
-    loader = train_loader(train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda")
+    loader = train_loader(train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda", (rank(), size()))
 
     # what is trained: model, loss, optimizer, schedule
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
-    runner = Runner(model, devices, args.precision, Way(args.kernels, args.score_memory and args.score_memory << 20))
+    way = Way(args.kernels, args.score_memory and args.score_memory << 20)
+    runner = build_runner(model, devices, args.precision, way)
     criterion = LOSSES[args.loss].make(config.embed_size, **criterion_options).to(runner.device)
     rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay
     optimizer = build_optimizer(model, criterion, args.optim, *rates)
@@ -100,13 +101,14 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
     goes_on = checkpoint is not None and not args.reset_start_epoch
     if goes_on:
         resume(run, trainer, checkpoint)
-    if goes_on and checkpoint.path.resolve().parent == run.folder.resolve():
-        run.mend(checkpoint)
-    else:
-        move_aside(run.folder)
-    run.tracker = Tracker(args.logger_name, run.folder / METRICS, run.step)
-    record(run, devices, [*train.split.files.read(), *val.split.files.read(), *paths.values()])
-    announce(args, trainer, loader, train, val)
+    if first():
+        if goes_on and checkpoint.path.resolve().parent == run.folder.resolve():
+            run.mend(checkpoint)
+        else:
+            move_aside(run.folder)
+        run.tracker = Tracker(args.logger_name, run.folder / METRICS, run.step)
+        record(run, devices, [*train.split.files.read(), *val.split.files.read(), *paths.values()])
+        announce(args, trainer, loader, train, val)
 
     def validate() -> Retrieval:
         scores = score_split(runner, val, args.batch_size, args.workers)
@@ -123,8 +125,9 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
 def open_run(args: argparse.Namespace, argv: list[str] | None):
     """The run on disk with its lock, its console and its answer to signals; InputError where it can't be written."""
     folder = check_writable(args.model_name, "--model_name")
-    with locked(folder), Stop() as stop:
-        remove_leftovers(folder)
+    with locked(folder) if first() else contextlib.nullcontext(), Stop() as stop:
+        if first():
+            remove_leftovers(folder)
         setup_console(check_writable(args.logger_name, "--logger_name") / "train.log")
         run = Run(folder, settings_of(args), command_line(argv), stop=stop)
         try:
@@ -143,12 +146,18 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def find_checkpoint(args: argparse.Namespace, run: Run, paths: dict[str, Any]) -> Checkpoint | None:
-    """The checkpoint that --resume names or finds."""
-    if args.resume != "auto":
-        return read_checkpoint(args.resume, paths) if args.resume else None
-    if args.reset_start_epoch:
-        raise InputError("--reset_start_epoch with --resume auto would start over and over; name a file with --resume")
-    return newest_checkpoint(run.folder, paths)
+    """The checkpoint that --resume names or finds; none of several processes goes on before all have read it."""
+    if args.resume == "auto":
+        if args.reset_start_epoch:
+            raise InputError(
+                "--reset_start_epoch with --resume auto would start over and over; name a file to --resume"
+            )
+        checkpoint = newest_checkpoint(run.folder, paths)
+    else:
+        checkpoint = read_checkpoint(args.resume, paths) if args.resume else None
+    if len(set(gather_objects(checkpoint and checkpoint.step))) > 1:
+        raise InputError(f"{run.folder}: not the same for all processes; put --model_name on a disk that all share")
+    return checkpoint
 
 
 def record(run: Run, devices: list, files: list) -> None:

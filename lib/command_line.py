@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import os
 import shlex
 import sys
 
@@ -20,7 +21,11 @@ class Parser(argparse.ArgumentParser):
 
 def command_line(argv: list[str] | None) -> str:
     """The command line of this process, or the one that `argv` stands for."""
-    return shlex.join(["python", *sys.argv] if argv is None else ["python", "train.py", *argv])
+    start, nodes = ["python"], int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        start = ["torchrun", f"--nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', 1)}"]
+        start += [f"--nnodes={nodes}"] if nodes > 1 else []
+    return shlex.join([*start, *(sys.argv if argv is None else ["train.py", *argv])])
 
 
 def to_go_on(command: str) -> str:

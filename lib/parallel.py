@@ -70,6 +70,9 @@ class Runner:
         shares = [(share, captions) for share in images.chunk(len(self.devices))]
         return torch.cat(self._on_devices(self.model.similarity, shares))  # (B, C)
 
+    def reduce_gradients(self) -> None:
+        """Bring the gradients of a batch together, where several processes had a share of it."""
+
     def prepare_images(self, images: Fragments) -> Fragments:
         """Encoded images as evaluation scores them."""
         return for_product(self.model.similarity.prepare_images(images), self.precision)

@@ -226,8 +226,8 @@ def test_several_checkpoints_are_summed_up_in_one_table(sample, runs, tmp_path, 
 
 
 def test_the_flags_of_the_machine_reach_what_scores(sample, best, tmp_path, monkeypatch):
-    seen, runner = [], script.Runner
-    monkeypatch.setattr(script, "Runner", lambda *given: seen.append(given[1:]) or runner(*given))
+    seen, runner = [], script.build_runner
+    monkeypatch.setattr(script, "build_runner", lambda *given: seen.append(given[1:]) or runner(*given))
     evaluate(sample, best, "--output", tmp_path)
     flags = ("--kernels", "torch", "--score_memory", 3, "--precision", "bf16")
     evaluate(sample, best, "--output", tmp_path, *flags)

@@ -16,7 +16,7 @@ LAYERS = [  # from the top; the longest matching name counts
     ["lib.arguments"],
     ["lib.training"],
     ["lib.checkpoint", "lib.evaluation.scoring", "lib.evaluation.saved"],
-    ["lib.parallel"],
+    ["lib.parallel", "lib.distributed"],
     ["lib.model"],
     ["lib.encoders", "lib.similarity", "lib.datasets"],
     ["lib.alignment"],

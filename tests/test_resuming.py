@@ -217,7 +217,7 @@ DAMAGE = {
     "less than no steps": lambda position: position.update(done=-3),
     "no loss": lambda position: position.update(loss=None),
     "no random states": lambda position: position.update(random={}),
-    "a random state that is none": lambda position: position["random"].update(torch=5),
+    "a random state that is none": lambda position: position["random"][0].update(torch=5),
 }
 
 

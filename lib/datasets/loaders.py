@@ -52,24 +52,33 @@ class Pairs(Dataset):
 class EpochSampler(Sampler):
     """Batches of (epoch, index), shuffled anew each epoch from (seed, epoch).
 
-    The last, smaller batch is dropped; a set smaller than one batch gives that one batch.
+    The last, smaller batch is dropped; a set smaller than one batch gives that one batch. `part` is which of how many
+    equal shares of each batch is given, where several processes train.
     """
 
-    def __init__(self, n_samples: int, batch_size: int, seed: int):
-        self.n_samples, self.batch_size, self.seed, self.epoch, self.done = n_samples, batch_size, seed, 0, 0
+    def __init__(self, n_samples: int, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)):
+        self.n_samples, self.batch_size, self.seed, self.part = n_samples, batch_size, seed, part
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
         """Name the epoch that the next iteration shuffles and draws for, and how many of its batches are left out."""
         self.epoch, self.done = epoch, done
+        # the length as third entry: no sample has that index, so no sample shares this stream
+        self.order = np.random.default_rng([self.seed, epoch, self.n_samples]).permutation(self.n_samples)
 
     def __len__(self) -> int:
         return max(1, self.n_samples // self.batch_size)
 
+    def batch(self, number: int) -> np.ndarray:
+        """The places of the captions of a whole batch of the epoch (B,)."""
+        return self.order[number * self.batch_size : (number + 1) * self.batch_size]
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        # the length as third entry: no sample has that index, so no sample shares this stream
-        order = np.random.default_rng([self.seed, self.epoch, self.n_samples]).permutation(self.n_samples)
-        for start in range(self.done * self.batch_size, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
+        which, parts = self.part
+        for number in range(self.done, len(self)):
+            batch = self.batch(number)
+            own = batch[len(batch) * which // parts : len(batch) * (which + 1) // parts]
+            yield [(self.epoch, int(index)) for index in own]
 
 
 class Loader(DataLoader):
@@ -147,17 +156,27 @@ class _GuardedCollate:
         return samples if isinstance(samples, InputError) else self.collate(samples)
 
 
-def train_loader(inputs: Inputs, batch_size: int, seed: int, workers: int = 0, pin_memory: bool = False) -> Loader:
-    """Training batches (TrainBatch) of a split; workers stay alive between epochs.
+def train_loader(
+    inputs: Inputs,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+    part: tuple[int, int] = (0, 1),
+) -> Loader:
+    """Training batches (TrainBatch) of a split, or a part of each; workers stay alive between epochs.
 
-    Call `loader.batch_sampler.set_epoch(epoch)` before each epoch. Bad data raises InputError while iterating.
+    Call `loader.batch_sampler.set_epoch(epoch)` before each epoch. Bad data raises InputError while iterating, batches
+    too small for the parts at once.
     """
     pairs = Pairs(inputs, seed)
+    if min(batch_size, len(pairs)) < part[1]:
+        raise InputError(f"batches of {min(batch_size, len(pairs))} pairs can't be shared by {part[1]} processes")
     return Loader(
         pairs,
         _collate_pairs,
         workers,
-        batch_sampler=EpochSampler(len(pairs), batch_size, seed),
+        batch_sampler=EpochSampler(len(pairs), batch_size, seed, part),
         pin_memory=pin_memory and torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
@@ -176,22 +195,24 @@ def _stack(images: tuple) -> Fragments | Tensor:
 
 
 class InOrder(Dataset):
-    """The images of a split without augmentation."""
+    """The images of a split, or a part of them, without augmentation."""
 
-    def __init__(self, images: Callable):
-        self.images = images
+    def __init__(self, images: Callable, part: slice = slice(None)):
+        self.images, self.places = images, range(len(images))[part]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.places)
 
-    def __getitem__(self, image: int) -> Fragments | Tensor:
-        return self.images(image)
+    def __getitem__(self, number: int) -> Fragments | Tensor:
+        return self.images(self.places[number])
 
 
-def image_batches(images: Callable, batch_size: int, workers: int = 0, pin_memory: bool = False) -> Loader:
-    """Each image once, in order and not augmented: Fragments (B, R, D) or raw images (B, 3, H, W)."""
+def image_batches(
+    images: Callable, batch_size: int, workers: int = 0, pin_memory: bool = False, part: slice = slice(None)
+) -> Loader:
+    """Each image, or each of a part, in order and not augmented: Fragments (B, R, D) or raw images (B, 3, H, W)."""
     pin_memory = pin_memory and torch.cuda.is_available()
-    return Loader(InOrder(images), _stack, workers, batch_size=batch_size, pin_memory=pin_memory)
+    return Loader(InOrder(images, part), _stack, workers, batch_size=batch_size, pin_memory=pin_memory)
 
 
 def caption_batches(captions: TokenisedCaptions, tokens_per_batch: int) -> list[tuple[np.ndarray, Tokens]]:

@@ -39,7 +39,7 @@ _DETECTOR_NAMES = {
 
 
 class Backbone(nn.Module):
-    """A ResNet without pooling and classifier: images (B, 3, H, W) → float32 feature map (B, 2048, H/32, W/32).
+    """A ResNet without pooling and classifier: images (B, 3, H, W) → features (B, 2048, H/32, W/32), float32 at least.
 
     Parameters keep torchvision's names. BatchNorm always stays in eval mode.
     """
@@ -73,7 +73,7 @@ class Backbone(nn.Module):
         with torch.no_grad():
             x = self._run(self.stages[: self.first_trainable], images)
         x = self._run(self.stages[self.first_trainable :], x)  # (B, 2048, H/32, W/32)
-        return x.float()
+        return x.to(torch.promote_types(x.dtype, torch.float32))
 
     @staticmethod
     def _run(stages: list[list[nn.Module]], x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lib.datasets.inputs import Inputs
 from lib.datasets.loaders import caption_batches, image_batches
+from lib.distributed import first, gather_fragments, rank, share, size, whole
 from lib.errors import InputError
 from lib.fragments import Fragments, on_device
 from lib.parallel import Runner
@@ -36,15 +37,22 @@ class SplitScores:
 def score_split(
     runner: Runner, inputs: Inputs, batch_size: int = 128, workers: int = 0, vectors: bool = False
 ) -> SplitScores:
-    """Score all images of a split with all its captions; the model is left in the mode it was in."""
-    training = runner.model.training
+    """Score all images of a split with all its captions; the model is left in the mode it was in.
+
+    Several processes share the images, and the encoding of the captions; each gets the scores of all.
+    """
+    training, count = runner.model.training, len(inputs.images)
+    if count < size():
+        raise InputError(f"{count} images can't be shared by {size()} processes; start fewer")
     runner.model.eval()
     try:
-        images = image_batches(inputs.images, batch_size, workers, runner.device.type == "cuda")
-        tiles, image_vectors = encode_images(runner, images, len(inputs.images), vectors)
+        own = range(count)[share(count)]
+        images = image_batches(inputs.images, batch_size, workers, runner.device.type == "cuda", share(count))
+        tiles, image_vectors = encode_images(runner, images, len(own), vectors)
         captions = caption_batches(inputs.captions, batch_size * TOKENS_PER_CAPTION)
         prepared, caption_vectors = encode_captions(runner, captions, len(inputs.captions), vectors)
-        return SplitScores(_matrix(runner, tiles, prepared).numpy(), image_vectors, caption_vectors)
+        matrix = whole(_matrix(runner, tiles, prepared).numpy(), count)
+        return SplitScores(matrix, whole(image_vectors, count) if vectors else None, caption_vectors)
     finally:
         runner.model.train(training)
 
@@ -72,15 +80,24 @@ def encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool):
 
 @torch.inference_mode()
 def encode_captions(runner: Runner, batches: Iterable, count: int, vectors: bool):
-    """The prepared captions of each batch with their columns of the matrix, and their vectors (C, E) in order."""
-    prepared, found = [], []
+    """The prepared captions of each batch with their columns of the matrix, and their vectors (C, E) in order.
+
+    Of each row of batches every process encodes one, or, at the end, none.
+    """
+    prepared, found, batches = [], [], list(batches)
     with _Progress(count, "encode captions", "captions") as bar:
-        for columns, tokens in batches:
-            encoded = runner.encode_captions(tokens.to(runner.device, non_blocking=True))
-            prepared.append((columns, runner.prepare_captions(encoded)))
+        for start in range(0, len(batches), size()):
+            together, own, embedded = batches[start : start + size()], None, None
+            if rank() < len(together):
+                encoded = runner.encode_captions(together[rank()][1].to(runner.device, non_blocking=True))
+                own = runner.prepare_captions(encoded)
+                if vectors:
+                    embedded = Fragments.full(runner.model.similarity.embed_captions(encoded).float()[:, None])
+            columns = [each for each, _ in together]
+            prepared += zip(columns, gather_fragments(own), strict=True)
             if vectors:
-                found.append(runner.model.similarity.embed_captions(encoded).float())
-            bar.update(len(columns))
+                found += [each.features[:, 0] for each in gather_fragments(embedded)]
+            bar.update(sum(map(len, columns)))
     if not vectors:
         return prepared, None
     ordered = np.empty((count, found[0].shape[1]), dtype=np.float32)
@@ -153,4 +170,6 @@ class _Progress(tqdm):
     """A bar that stays silent where stderr is no terminal, and for short work."""
 
     def __init__(self, total: int, desc: str, unit: str):
-        super().__init__(total=total, desc=desc, unit=unit, unit_scale=True, leave=False, disable=None, delay=1)
+        super().__init__(
+            total=total, desc=desc, unit=unit, unit_scale=True, leave=False, disable=None if first() else True, delay=1
+        )

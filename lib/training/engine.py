@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.datasets.loaders import Loader, TrainBatch
+from lib.distributed import rank
 from lib.errors import InputError, listed
 from lib.fragments import Fragments
 from lib.parallel import Runner, seed_devices
@@ -59,7 +60,7 @@ class Trainer:
         for index, batch in enumerate(log.timed(loader), log.done):
             loss, norm = self.step(batch, self.schedule.at(epoch, index, steps))
             step += 1
-            for done in log.step(step, batch.indices, loss, norm, learning_rates(self.optimizer)):
+            for done in log.step(step, loader.batch_sampler.batch(index), loss, norm, learning_rates(self.optimizer)):
                 self._watch(done)
             if index + 1 < steps:
                 after_step(step)
@@ -78,6 +79,7 @@ class Trainer:
         set_learning_rates(self.optimizer, phase.learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(images, captions, phase)
+        self.runner.reduce_gradients()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip if self.grad_clip > 0 else math.inf)
         finite = loss.isfinite() & norm.isfinite()
@@ -114,9 +116,13 @@ class Trainer:
                 "far are kept"
             )
 
-    def seed_epoch(self, epoch: int) -> None:
-        """Seed torch's own draws (dropout, dropped cells) of an epoch, so that a resumed run repeats them."""
-        seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    def seed_epoch(self, epoch: int, done: int = 0) -> None:
+        """Seed torch's own draws (dropout, dropped cells) of an epoch, so that a resumed run repeats them.
+
+        Each process of several has a seed of its own, and one that joins within the epoch another one.
+        """
+        own = [rank(), done] if rank() or done else []
+        seed = int(np.random.SeedSequence([self.seed, epoch, *own]).generate_state(1, np.uint64)[0] >> 1)
         seed_devices(seed, self.runner.devices)
 
 

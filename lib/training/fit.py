@@ -10,6 +10,7 @@ from typing import Any
 
 from lib.checkpoint import Checkpoint
 from lib.datasets.loaders import Loader
+from lib.distributed import rank
 from lib.errors import InputError, shown
 from lib.evaluation.metrics import Retrieval
 from lib.evaluation.report import format_table
@@ -67,7 +68,7 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
         began = time.perf_counter()
         totals = {name: run.position[name] for name in TOTALS} if run.position else {}
         if run.position:
-            set_random_states(run.position["random"], trainer.runner.devices)
+            _set_random_states(run, trainer)
         log = EpochLog(run.tracker, epoch, len(loader.batch_sampler), log_step, num_epochs, **totals)
         with run.stop.waiting():
             try:
@@ -128,7 +129,8 @@ def _position(checkpoint: Checkpoint, run: Run, devices: list) -> dict[str, Any]
         return {}
     try:
         done, pairs, loss = (kind(checkpoint.position[name]) for name, kind in TOTALS.items())
-        set_random_states(checkpoint.position["random"], devices)
+        for states in checkpoint.position["random"] or [None]:
+            set_random_states(states, devices)
         done = done * checkpoint.settings["batch_size"] // run.settings["batch_size"]
         if min(done, pairs) < 0:
             raise ValueError("less than nothing")
@@ -136,6 +138,15 @@ def _position(checkpoint: Checkpoint, run: Run, devices: list) -> dict[str, Any]
         reason = f"its position within the epoch is damaged ({shown(error)}); go on from another checkpoint"
         raise InputError(f"{checkpoint.path}: {reason}") from None
     return {"done": done, "pairs": pairs, "loss": loss, "random": checkpoint.position["random"]}
+
+
+def _set_random_states(run: Run, trainer: Trainer) -> None:
+    """Go on with the random states of this process, or with new ones where it wasn't there before."""
+    states = run.position["random"]
+    if rank() < len(states):
+        set_random_states(states[rank()], trainer.runner.devices)
+    else:
+        trainer.seed_epoch(run.epoch, run.position["done"])
 
 
 def _place(name: str, settings: dict[str, Any]):

@@ -14,6 +14,7 @@ from typing import Any
 
 from lib.checkpoint import Checkpoint, read_checkpoint
 from lib.checkpoint.ours import written
+from lib.distributed import first, gather_objects
 from lib.errors import InputError
 from lib.training.engine import Trainer
 from lib.training.randomness import random_states
@@ -31,7 +32,7 @@ STATE = ("epoch", "step", "best_rsum", "best_step", "position")  # of a run, as 
 class Run:
     """A run on disk: where it writes, its command-line values, how far it is, the best RSUM on its validation split.
 
-    `position` is {} between epochs and what `EpochLog.totals` says within one, with the random states of that moment.
+    `position` is {} between epochs and what `EpochLog.totals` says within one, with the random states of every process.
     """
 
     folder: Path
@@ -51,8 +52,10 @@ class Run:
         """Write the latest state, and the best model where it `improved` or could not be written before.
 
         Both are whole on the disk before either takes its place, the latest first; `mend` knows a crash in between.
-        What can't be written is said, and written with the next save.
+        What can't be written is said, and written with the next save. Of several processes the first writes.
         """
+        if not first():
+            return
         state = {name: getattr(self, name) for name in (*STATE, "settings")}
         model = trainer.runner.model
         best = Checkpoint(model.config, model.state_dict(), **state) if improved else self.unsaved_best
@@ -70,7 +73,7 @@ class Run:
 
     def save_within(self, trainer: Trainer, log: EpochLog) -> None:
         """Save in the middle of an epoch."""
-        self.position = log.totals() | {"random": random_states(trainer.runner.devices)}
+        self.position = log.totals() | {"random": gather_objects(random_states(trainer.runner.devices))}
         self.save(trainer)
 
     def mend(self, checkpoint: Checkpoint) -> None:

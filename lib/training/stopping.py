@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 
+from lib.distributed import largest, size
+
 STOPPED = 75  # the exit code of a run that stopped before its end; EX_TEMPFAIL of sysexits.h: try again
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
 ECHO = 0.5  # seconds within which a second signal is the first one, sent to the group of processes as well
@@ -24,12 +26,14 @@ class Stopped(SystemExit):
 class Stop:
     """A context in which the first signal raises Stopped, at once or, inside `waiting`, when that block ends.
 
-    A second signal ends the process where it is. A signal that was ignored before (nohup) stays ignored.
+    A second signal ends the process where it is. A signal that was ignored before (nohup) stays ignored. Where several
+    processes train, each stops at the same call of `check` and nowhere else; it is told by which signal of any.
     """
 
     def __init__(self):
         self.asked: str | None = None
-        self._when, self._waits, self._before = 0.0, False, {}
+        self._when, self._before = 0.0, {}
+        self._waits = self._together = size() > 1
 
     def __enter__(self) -> Stop:
         for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
@@ -44,9 +48,9 @@ class Stop:
     @contextlib.contextmanager
     def waiting(self, waits: bool = True):
         """Within the block a signal waits for its end (or for `check`), or doesn't wait."""
-        before, self._waits = self._waits, waits
+        before, self._waits = self._waits, waits or self._together
         try:
-            if not waits:
+            if not self._waits:
                 self.check()
             yield
         finally:
@@ -56,6 +60,8 @@ class Stop:
 
     def check(self) -> None:
         """Raise Stopped if a signal has come."""
+        if self._together and (number := largest(SIGNALS.index(self.asked) + 1 if self.asked else 0)):
+            self.asked = SIGNALS[number - 1]
         if self.asked:
             raise Stopped(self.asked)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lib.distributed import first
 from lib.errors import InputError
 from lib.files import atomic_write, plain
 
@@ -34,6 +35,9 @@ def setup_console(log_file: str | Path | None = None) -> logging.Logger:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     close_console()
+    if not first():
+        logger.addHandler(logging.NullHandler())
+        return logger
     console = _Console(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(console)
@@ -166,7 +170,7 @@ class EpochLog:
         self.read: list[Step] = []  # since the last call of `step`
         self.pairs, self.loss = pairs, loss
         self.data_time = self.step_time = 0.0  # totals since `first`
-        kind = {"unit": "step", "disable": None, "leave": False}
+        kind = {"unit": "step", "disable": None if first() else True, "leave": False}
         self.bar = tqdm(total=steps, initial=self.done, desc=f"epoch {epoch}", **kind)
 
     def totals(self) -> dict[str, int | float]:

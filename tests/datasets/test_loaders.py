@@ -259,3 +259,23 @@ def test_an_epoch_that_goes_on_leaves_out_the_batches_that_were_done():
         assert list(sampler) == whole[done:] and len(sampler) == 4
     sampler.set_epoch(3)
     assert list(sampler) == whole
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_the_parts_of_a_batch_are_the_batch_whatever_their_number(parts):
+    whole = list(EpochSampler(23, 5, 7))
+    shares = [list(EpochSampler(23, 5, 7, (number, parts))) for number in range(parts)]
+    assert [sum(batch, []) for batch in zip(*shares, strict=True)] == whole
+    assert [[index for _, index in batch] for batch in whole] == [
+        EpochSampler(23, 5, 7).batch(n).tolist() for n in range(4)
+    ]
+
+
+def test_batches_too_small_for_the_processes_are_refused(inputs):
+    with pytest.raises(InputError, match="batches of 2 pairs can't be shared by 3 processes"):
+        train_loader(inputs, 2, 0, part=(0, 3))
+
+
+def test_a_part_of_the_images_is_read_in_order(inputs):
+    found = torch.cat([batch.features[:, 0, 0] for batch in image_batches(inputs.images, 2, part=slice(2, 5))])
+    assert found.tolist() == [2, 3, 4]

@@ -57,7 +57,7 @@ def test_a_save_within_an_epoch_holds_its_totals_and_random_states(tmp_path, tra
         run.save_within(trainer, log)
     position = read_checkpoint(tmp_path / "checkpoint.pth").position
     assert {name: position[name] for name in ("done", "pairs", "loss")} == {"done": 3, "pairs": 24, "loss": 1.5}
-    assert torch.equal(position["random"]["torch"], torch.get_rng_state())
+    assert torch.equal(position["random"][0]["torch"], torch.get_rng_state())
     assert not (tmp_path / "model_best.pth").exists()
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import pytest
 
 from lib.training import stopping
 from lib.training.stopping import STOPPED, Stop, Stopped
-
-ROOT = Path(stopping.__file__).parents[2]
 
 
 def send(name: str) -> None:
@@ -69,19 +65,21 @@ def test_a_signal_that_was_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-TWO = """
-import os, signal, sys, time
-from lib.training.stopping import Stop
-with Stop() as stop, stop.waiting():
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(float(sys.argv[1]))
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("went on")
-"""
-
-
 @pytest.mark.parametrize(("seconds", "output"), [(0.7, ""), (0.0, "went on\n")])
-def test_a_second_signal_ends_the_process_unless_it_is_the_echo_of_the_first(seconds, output):
-    done = subprocess.run([sys.executable, "-c", TWO, str(seconds)], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout) == (STOPPED, output)
-    assert done.stderr == ("" if output else "stopped at once by a second signal; what was saved is whole\n")
+def test_a_second_signal_ends_the_process_unless_it_is_the_echo_of_the_first(capfd, seconds, output):
+    child = os.fork()
+    if child == 0:
+        try:
+            with Stop() as stop, stop.waiting():
+                send("SIGTERM")
+                time.sleep(seconds)
+                send("SIGTERM")
+                os.write(1, b"went on\n")
+        except Stopped as stopped:
+            os._exit(stopped.code)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == STOPPED
+    found = capfd.readouterr()
+    assert found.out == output
+    assert found.err.count("stopped at once by a second signal; what was saved is whole\n") == (not output)
