@@ -138,6 +138,21 @@ def whole(part: np.ndarray, count: int) -> np.ndarray:
     return rows
 
 
+def collected(own: np.ndarray | None, counts: list[int]) -> list[np.ndarray]:
+    """On the first process the arrays of all, of which process i has `counts[i]` rows of one shape; elsewhere none."""
+    if not dist.is_initialized():
+        return [own]
+    if not first():
+        if own is not None:
+            dist.send(torch.from_numpy(np.ascontiguousarray(own)), 0)
+        return []
+    parts = [own]
+    for source, count in enumerate(counts[1:], start=1):
+        parts.append(np.empty((count, *own.shape[1:]), own.dtype))
+        dist.recv(torch.from_numpy(parts[-1]), source)
+    return parts
+
+
 class _AllRows(torch.autograd.Function):
     """Rows of all processes (n, D) -> (sum of n, D), `counts` of each.
 

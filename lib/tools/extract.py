@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, default_collate
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from lib.command_line import Parser, not_negative, positive, script
@@ -25,12 +25,12 @@ from lib.datasets.images import ImageFolder, RawImages, find_images
 from lib.datasets.layout import find_split, image_folder, read_id_mapping
 from lib.datasets.loaders import InOrder, Loader
 from lib.datasets.splits import image_rows
+from lib.distributed import collected, first, gather_objects, joined, own_devices, rank, size
 from lib.encoders.backbones import SOURCES, build_backbone
 from lib.encoders.grid import check_grid, grid_transform
 from lib.encoders.transforms import input_size
 from lib.errors import InputError
 from lib.files import atomic_write, read_ids, read_json
-from lib.parallel import visible_devices
 from lib.precision import PRECISIONS, encoding, set_precision
 from lib.tools.feature_rows import FeatureRows
 
@@ -69,32 +69,40 @@ def extract(backbone: Callable[[Tensor], Tensor], images: ImageFolder, out: str 
     """Write `{split}_ims.npy` (N, R, channels), one row per image of `images`, cells row by row; return its path.
 
     `backbone` maps transformed images (B, 3, S, S) to feature maps (B, channels, H, W). A run that ended early goes on
-    where it stood. Raises InputError when the file is there with other settings, or for a missing or broken image; rows
-    already written are kept.
+    where it stood. Several processes share the batches; the first of them writes. Raises InputError when the file is
+    there with other settings, or for a missing or broken image; rows already written are kept.
     """
     rows = FeatureRows(Path(out), split, images.ids, plan.settings(images), "name another --out or --split")
-    rows.resume()
-    if rows.finished:
+    if first():
+        rows.resume()
+    finished, done = gather_objects((rows.finished, len(images) - len(rows.missing())))[0]
+    if finished:
         return rows.path
     images.check()
-    done = len(images) - len(rows.missing())
     raw = RawImages(images, grid_transform(dataclasses.asdict(plan)))
-    remaining = Subset(InOrder(raw), range(done, len(images)))
-    pinned = plan.device.type == "cuda"
-    loader = Loader(remaining, default_collate, plan.workers, batch_size=plan.batch_size, pin_memory=pinned)
-    with rows, tqdm(total=len(images), initial=done, desc=f"extract {split}", unit="images", disable=None) as bar:
-        for batch in loader:
-            cells = _cells(backbone, batch, plan)  # (B, R, channels)
-            ids = images.ids[done : done + len(cells)]
-            if not np.isfinite(cells).all():
-                dtype = plan.dtype
-                raise InputError(f"image ids {ids[0]} … {ids[-1]}: features beyond {dtype} or NaN; try --dtype float32")
-            if not rows.kinds:
-                rows.create(ims=(plan.dtype, cells.shape[1:]))
-            for image_id, features in zip(ids, cells, strict=True):
-                rows.write(image_id, ims=features)
-            done += len(cells)
-            bar.update(len(cells))
+    places = range(done, len(images))
+    batches = [places[start : start + plan.batch_size] for start in range(0, len(places), plan.batch_size)]
+    settings = {"batch_sampler": batches[rank() :: size()], "pin_memory": plan.device.type == "cuda"}
+    loader = Loader(InOrder(raw), default_collate, plan.workers, **settings)
+    hidden = None if first() else True
+    bar = tqdm(total=len(images), initial=done, desc=f"extract {split}", unit="images", disable=hidden)
+    with rows, bar:
+        own = iter(loader)
+        for start in range(0, len(batches), size()):
+            together = batches[start : start + size()]  # a batch for each process, or at the end for some
+            cells = None
+            if rank() < len(together):
+                cells = _cells(backbone, next(own), plan)  # (B, R, channels)
+                ids = images.ids[together[rank()].start : together[rank()].stop]
+                if not np.isfinite(cells).all():
+                    found = f"features beyond {plan.dtype} or NaN"
+                    raise InputError(f"image ids {ids[0]} … {ids[-1]}: {found}; try --dtype float32")
+            for places, found in zip(together, collected(cells, list(map(len, together))), strict=first()):
+                if not rows.kinds:
+                    rows.create(ims=(plan.dtype, found.shape[1:]))
+                for place, features in zip(places, found, strict=True):
+                    rows.write(images.ids[place], ims=features)
+                bar.update(len(found))
     return rows.path
 
 
@@ -127,23 +135,30 @@ def weights_digest(backbone: torch.nn.Module) -> str:
 def main(argv: list[str] | None = None) -> Path:
     """Parse, find the images, build the backbone, extract; return the path of the features file."""
     args = _parse(argv)
+    with joined(args.device):
+        return _extract_split(args)
+
+
+def _extract_split(args: argparse.Namespace) -> Path:
     images, texts = _data_set(args) if args.data_path else _loose_images(args)
     texts = {Path(args.out, name): text for name, text in texts.items()}
     _check_out(args, texts)
     images.check()
     torch.manual_seed(0)  # the random weights of the tiny backbone are the same in every run
-    device = visible_devices(args.device)[0]
+    device = own_devices(args.device)[0]
     precision = args.precision if device.type == "cuda" else "float32"
     set_precision(precision)
     backbone = build_backbone(args.backbone_source, args.backbone_path)
     depends = {"weights": weights_digest(backbone), "precision": precision}
     for path, text in texts.items():
-        if not path.exists():
+        if first() and not path.exists():
             with atomic_write(path) as temporary:
                 temporary.write_bytes(text)
     chosen = {name: getattr(args, name) for name in ("input_scale_factor", "pool", "dtype", "batch_size", "workers")}
     plan = Plan(args.backbone_source, **chosen, depends=depends, device=device, precision=precision)
     path = extract(backbone.to(device).eval(), images, args.out, args.split, plan)
+    if not first():
+        return path
     shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
     print(f"{path}: {shape[0]} images, {shape[1]} cells each, {shape[2]} channels, {args.dtype}")
     return path
