@@ -177,7 +177,8 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
 
 def say(args: argparse.Namespace, line: str) -> None:
     """A line that is no table: stdout is for tables alone where they are to be pasted."""
-    print(line, file=sys.stdout if args.format == "text" else sys.stderr)
+    if first():
+        print(line, file=sys.stdout if args.format == "text" else sys.stderr)
 
 
 def show(args: argparse.Namespace, *tables: Table) -> None:

@@ -107,7 +107,7 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
         else:
             move_aside(run.folder)
         run.tracker = Tracker(args.logger_name, run.folder / METRICS, run.step)
-        record(run, devices, [*train.split.files.read(), *val.split.files.read(), *paths.values()])
+        record(run, devices, [*train.split.read_files, *val.split.read_files, *paths.values()])
         announce(args, trainer, loader, train, val)
 
     def validate() -> Retrieval:

@@ -33,4 +33,5 @@ exec python train.py \
     --num_epochs 25 --lr_update 15 --batch_size 128 --learning_rate 5e-4 \
     --precomp_enc_type backbone --backbone_source "$BACKBONE" ${WEIGHT_PATH:+--backbone_path "$WEIGHT_PATH"} \
     --input_scale_factor 2.0 --backbone_lr_factor 0.01 \
-    --vse_mean_warmup_epochs 1 --embedding_warmup_epochs 1 --backbone_warmup_epochs 0 --resume auto "$@"
+    --vse_mean_warmup_epochs 1 --embedding_warmup_epochs 1 --backbone_warmup_epochs 0 \
+    --save_step 500 --resume auto "$@"

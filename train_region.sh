@@ -34,4 +34,4 @@ exec python train.py \
     --text_encoder "$TEXT" --weight_decay "$WEIGHT_DECAY" \
     --similarity "$SIMILARITY" --embed_size "$EMBED_SIZE" \
     --num_epochs "$EPOCHS" --lr_update "$LR_UPDATE" --batch_size 128 --learning_rate 5e-4 \
-    --vse_mean_warmup_epochs 1 --precomp_enc_type basic --resume auto "$@"
+    --vse_mean_warmup_epochs 1 --precomp_enc_type basic --save_step 500 --resume auto "$@"

@@ -103,8 +103,9 @@ def test_config_and_metrics_tell_how_a_run_was_made_and_how_it_went(sample, esl_
     config = json.loads((esl_a / "config.json").read_text())
     assert config["settings"] == content(esl_a / "checkpoint.pth")["settings"]
     files = {"train_caps.txt", "train_ims.npy", "dev_ids.txt", "model.safetensors"}
-    assert files <= {Path(name).name for name in config["data"]}
-    assert config["data"][str(sample / "f30k/precomp/train_ims.npy")]["bytes"] == 24 * 36 * 32 * 4 + 128
+    assert files <= {Path(file["path"]).name for file in config["files"]}
+    sizes = {file["path"]: file["bytes"] for file in config["files"]}
+    assert sizes[str(sample / "f30k/precomp/train_ims.npy")] == 24 * 36 * 32 * 4 + 128
     assert "train.py" in config["command"] and len(config["starts"]) == 1
     log = (esl_a / "log" / "train.log").read_text(encoding="utf-8")
     assert f"command: {config['command']}\n" in log and "train_ims.npy 110.7 kB " in log

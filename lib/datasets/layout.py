@@ -20,10 +20,6 @@ class SplitFiles:
     boxes: Path | None  # {split}_boxes.npy (N, R, 4), x1 y1 x2 y2 in pixels
     mask: Path | None  # {split}_mask.npy (N, R) bool, True = real region
 
-    def read(self) -> list[Path]:
-        """Those that a model depends on."""
-        return [file for file in (self.captions, self.ids, self.features, self.mask) if file is not None]
-
 
 def precomp_folder(data_path: str | Path, data_name: str) -> Path:
     """The folder of captions, ids and features: `precomp`, else `<data_name>_precomp`, else `<data_name>`.

@@ -6,6 +6,7 @@ Letters: B images (training: one per caption), C captions, N images of a split, 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,7 +116,8 @@ class Loader(DataLoader):
         samples = self.dataset.__getitems__(keys[:1]) if keys and SHARED_MEMORY.is_dir() else None
         if not samples or isinstance(samples, InputError):
             return  # which the workers will say
-        waiting = self.num_workers * self.prefetch_factor + 1
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
+        waiting = processes * (self.num_workers * self.prefetch_factor + 1)
         needed, free = waiting * len(keys) * _bytes(samples[0]), shutil.disk_usage(SHARED_MEMORY).free
         if needed > free:
             raise InputError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from lib.command_line import Parser, script
 from lib.errors import InputError, shown
 from lib.files import atomic_write, check_writable, read_json
-from lib.training.record import CONFIG
+from lib.training.record import CONFIG, digest_of
 from lib.training.run import METRICS
 from lib.training.tracking import read_lines_of_json
 
@@ -55,15 +55,14 @@ def differing(runs: list[RunRecord]) -> list[list[str]]:
 
 def facts(config: dict[str, Any]) -> dict[str, Any]:
     """Settings, commit, versions, machine and data of a run under one name each."""
-    found = dict(config["settings"])
-    found |= {name: config[name] for name in ("commit", "host", "gpus") if name in config}
-    for name, prefix, value in (("versions", "", str), ("data", "file ", lambda each: each["fingerprint"][:8])):
-        entries = config.get(name)
-        for key, each in entries.items() if isinstance(entries, dict) else ():
-            try:
-                found[prefix + Path(str(key)).name] = value(each)
-            except (TypeError, KeyError):
-                found[prefix + Path(str(key)).name] = each
+    found = config["settings"] | {
+        name: config[name] for name in ("commit", "host", "devices", "processes") if name in config
+    }
+    versions, files = config.get("versions"), config.get("files")
+    found |= versions if isinstance(versions, dict) else {}
+    for file in files if isinstance(files, list) else ():
+        if isinstance(file, dict):
+            found[f"file {Path(str(file.get('path'))).name}"] = digest_of(file)[:8]
     return found
 
 

@@ -30,8 +30,8 @@ FREE = {
 }  # fmt: skip
 # Entries of an optimizer's groups that a resumed run has of its own.
 OWN = ("base_lr", "weight_decay", "fused")
-# Settings without which an RSUM can't be compared with an earlier one.
 TOTALS = {"done": int, "pairs": int, "loss": float}  # of the epoch, as EpochLog takes and gives them
+# Settings without which an RSUM can't be compared with an earlier one.
 JUDGED_ON = ("data_name", "data_path", "val_split")
 
 

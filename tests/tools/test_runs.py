@@ -15,7 +15,7 @@ from tests.helpers import error_line
 
 def write_run(folder: Path, settings: dict, losses: dict[int, float], rsums: dict[int, float], **more) -> Path:
     folder.mkdir()
-    config = {"settings": settings, "commit": "abc", "versions": {"torch": "2.15.0"}, "data": {}} | more
+    config = {"settings": settings, "commit": "abc", "versions": {"torch": "2.15.0"}, "files": []} | more
     (folder / "config.json").write_text(json.dumps(config))
     lines = [{"step": step, "loss": 9.0, "mean": loss} for step, loss in losses.items()]
     lines += [{"step": step, "split": "dev", "rsum": rsum} for step, rsum in rsums.items()]
@@ -25,12 +25,12 @@ def write_run(folder: Path, settings: dict, losses: dict[int, float], rsums: dic
 
 @pytest.fixture
 def two(tmp_path) -> list[Path]:
-    same, data = {"batch_size": 128, "seed": 0}, "/a/train_ims.npy"
+    same, file = {"batch_size": 128, "seed": 0}, {"path": "/a/train_ims.npy", "bytes": 5}
     one = same | {"margin": 0.2, "model_name": "one"}, {5: 0.5, 10: 0.25}, {10: 300.0}
     two = same | {"margin": 0.3, "model_name": "two"}, {5: 0.4, 10: 0.6}, {5: 280.0, 10: 270.0}
     return [
-        write_run(tmp_path / "one", *one, data={data: {"bytes": 5, "fingerprint": "1" * 64}}),
-        write_run(tmp_path / "two", *two, data={data: {"bytes": 5, "fingerprint": "2" * 64}}, commit="def"),
+        write_run(tmp_path / "one", *one, files=[file | {"sha256": "1" * 64}]),
+        write_run(tmp_path / "two", *two, files=[file | {"sha256_of_64_blocks": "2" * 64}], commit="def"),
     ]
 
 
