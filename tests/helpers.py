@@ -27,6 +27,10 @@ BERT = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+_TOWER = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 1,
+          "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 12}  # fmt: skip
+CLIP_IMAGE = _TOWER | {"image_size": 16, "patch_size": 4}
+CLIP_TEXT = _TOWER | {"vocab_size": 40, "max_position_embeddings": 10}
 HEADS = ("esl_a", "esl_h", "vse_infty")
 
 
