@@ -34,9 +34,9 @@ from lib.parallel import Runner, visible_devices
 from lib.precision import set_precision
 from lib.training.engine import Trainer
 from lib.training.fit import BEST, Run, fit, move_aside, resume
-from lib.training.losses import LOSSES
+from lib.training.losses import build_loss
 from lib.training.optim import build_optimizer
-from lib.training.schedule import Schedule
+from lib.training.schedule import SCHEDULES, Schedule
 from lib.training.tracking import Tracker, close_console, setup_console
 
 logger = logging.getLogger("esl")
@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run(args)
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
     runner = Runner(model, devices, args.precision, Way(args.kernels, args.score_memory and args.score_memory << 20))
-    criterion = LOSSES[args.loss].make(config.embed_size, **criterion_options).to(runner.device)
-    rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay
+    criterion = build_loss(args.loss, model, criterion_options).to(runner.device)
+    rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay, args.pretrained_lr
     optimizer = build_optimizer(model, criterion, args.optim, *rates)
     schedule = build_schedule(args, staged=bool(model.image_encoder.pretrained_parameters()))
     trainer = Trainer(runner, criterion, optimizer, schedule, args.grad_clip, args.accumulate, args.seed)
@@ -114,8 +114,9 @@ def open_run(args: argparse.Namespace) -> Run:
 
 
 def build_schedule(args: argparse.Namespace, staged: bool) -> Schedule:
-    names = [field.name for field in dataclasses.fields(Schedule) if field.name != "staged"]
-    return Schedule(**{name: getattr(args, name) for name in names}, staged=staged)
+    kind = SCHEDULES[args.schedule]
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "staged"]
+    return kind(**{name: getattr(args, name) for name in names}, staged=staged)
 
 
 def announce(args: argparse.Namespace, trainer: Trainer, loader: Loader, train: Inputs, val: Inputs) -> None:

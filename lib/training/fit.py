@@ -48,20 +48,27 @@ class Run:
     def save(self, trainer: Trainer, improved: bool) -> None:
         """Write the latest state, and before it the best model where it `improved`: after a crash in between, a resumed
         run repeats the epoch and writes both."""
-        state = {key: getattr(self, key) for key in ("epoch", "step", "best_rsum", "settings")}
         if improved:
-            save_checkpoint(self.folder / BEST, trainer.runner.model, **state)
-        state["criterion"] = trainer.criterion.state_dict()
+            self.save_best(trainer)
+        state = self._state() | {"criterion": trainer.criterion.state_dict()}
         save_checkpoint(self.folder / LATEST, trainer.runner.model, optimizer=trainer.optimizer, **state)
+
+    def save_best(self, trainer: Trainer) -> None:
+        save_checkpoint(self.folder / BEST, trainer.runner.model, **self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("epoch", "step", "best_rsum", "settings")}
 
 
 def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retrieval]) -> None:
-    """Train until the run's `num_epochs` are done, keeping the epoch with the best RSUM.
+    """Train until the run's `num_epochs` are done, keeping the model with the best RSUM.
 
-    `validate()` gives the recalls on the validation split; every `val_step` steps (0: never) they are logged as well,
-    which never chooses a model.
+    `validate()` gives the recalls on the validation split, `validations` times an epoch, the last time at its end;
+    every `val_step` steps (0: never) they are logged as well, which never chooses a model.
     """
     split, val_step, num_epochs = (run.settings[name] for name in ("val_split", "val_step", "num_epochs"))
+    steps = len(loader.batch_sampler)
+    within = validation_steps(steps, run.settings.get("validations", 1))[:-1]  # of an epoch, before its end
 
     def validated(step: int) -> Retrieval:
         result = validate()
@@ -71,14 +78,21 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
         return result
 
     def after_step(step: int) -> None:
-        if val_step and step % val_step == 0:
+        if step - start in within:
+            result = validated(step)
+            improved = result.rsum > run.best_rsum
+            if improved:
+                run.best_rsum = result.rsum
+                run.save_best(trainer)
+            logger.info("step %d  %s RSUM %.1f%s", step, split, result.rsum, "   best so far" if improved else "")
+        elif val_step and step % val_step == 0:
             logger.info("step %d  %s RSUM %.1f", step, split, validated(step).rsum)
 
     if run.epoch >= num_epochs:
         logger.info("nothing to train: the checkpoint has %d epochs and --num_epochs is %d", run.epoch, num_epochs)
     for epoch in range(run.epoch, num_epochs):
-        began = time.perf_counter()
-        with EpochLog(run.tracker, epoch, len(loader.batch_sampler), run.settings["log_step"]) as log:
+        began, start = time.perf_counter(), run.step
+        with EpochLog(run.tracker, epoch, steps, run.settings["log_step"]) as log:
             run.step = trainer.train_epoch(loader, epoch, run.step, log, after_step)
         result = validated(run.step)
         improved = result.rsum > run.best_rsum
@@ -87,6 +101,12 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
         seconds = time.perf_counter() - began
         logger.info("epoch %d done in %.0f s%s", epoch, seconds, "   best so far" if improved else "")
         logger.info(format_table([(f"{run.settings['data_name']} {split}", result)]))
+
+
+def validation_steps(steps: int, validations: int) -> list[int]:
+    """After which of an epoch's steps, from 1, a model is validated: evenly spread, rounded down, the last at its end
+    (released code of CLIP-based ESL)."""
+    return [number * (steps - 1) // validations + 1 for number in range(1, validations + 1)]
 
 
 def resume(run: Run, trainer: Trainer, checkpoint: Checkpoint) -> None:
@@ -109,7 +129,7 @@ def resume(run: Run, trainer: Trainer, checkpoint: Checkpoint) -> None:
     before, now = checkpoint.settings, run.settings
     changed = sorted(name for name in before.keys() & now.keys() if _place(name, before) != _place(name, now))
     for name in changed:
-        if name not in FREE and now[name] is not None:  # None: a flag of another model
+        if name not in FREE - vars(trainer.schedule).keys() and now[name] is not None:  # None: a flag of another model
             logger.info("note: --%s was %s when %s was written and is %s now", name, before[name], path, now[name])
     logger.info("resumed %s: epoch %d, step %d, best RSUM %.1f", path, run.epoch, run.step, run.best_rsum)
     if moved := [f"--{name}" for name in changed if name in JUDGED_ON]:
