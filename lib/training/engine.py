@@ -58,6 +58,7 @@ class Trainer:
         for index, batch in enumerate(log.timed(loader)):
             loss, norm = self.step(batch, self.schedule.at(epoch, index, steps))
             step += 1
+            loss = loss * len(batch.indices) if getattr(self.criterion, "mean", False) else loss
             for done in log.step(step, batch.indices, loss, norm, self.optimizer.param_groups[0]["lr"]):
                 self._watch(done)
             if index + 1 < steps:

@@ -1,7 +1,8 @@
 """Losses of the scores of a batch. A new one is a module, and a row of LOSSES.
 
 A loss takes scores (B, B), whose diagonal holds the positives, and whether only the hardest negatives count. Its
-parameters, if it has any, are trained with the model's; `after_step`, if it has one, is called after each step.
+parameters, if it has any, are trained with the model's; `after_step`, if it has one, is called after each step. `mean`
+is True for a loss that is the mean over the pairs, not their sum.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Contrastive(nn.Module):
     A mean over both. Scores are multiplied by exp(logit_scale), a trained scalar of at most log 100 after each step.
     """
 
-    largest = math.log(100)
+    mean, largest = True, math.log(100)
 
     def __init__(self):
         super().__init__()

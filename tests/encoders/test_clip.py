@@ -89,7 +89,7 @@ def openai_weights(*encoders) -> dict[str, torch.Tensor]:
 def test_pooled_and_all_vectors_equal_the_definition_under_openais_names():
     image, text = encoders()
     weights, pixels = openai_weights(image, text), torch.randn(2, 3, 16, 16).double()
-    words = [ids[:length].tolist() for ids, length in zip(*CAPTIONS, strict=True)]
+    words = [ids[:length].tolist() for ids, length in zip(CAPTIONS.ids, CAPTIONS.lengths, strict=True)]
     expected_images = torch.stack([obvious_image(weights, each) for each in pixels])
     expected_texts = [obvious_text(weights, ids) for ids in words]
     assert torch.allclose(image(pixels).features[:, 0], expected_images[:, 0], rtol=1e-10)
@@ -105,7 +105,9 @@ def test_pooled_and_all_vectors_equal_the_definition_under_openais_names():
 @torch.no_grad()
 def test_a_caption_depends_on_nothing_else_in_its_batch():
     _, text = encoders()
-    alone = [text(tokens(ids[:length].tolist())).features for ids, length in zip(*CAPTIONS, strict=True)]
+    alone = [
+        text(tokens(ids[:length].tolist())).features for ids, length in zip(CAPTIONS.ids, CAPTIONS.lengths, strict=True)
+    ]
     assert torch.allclose(text(CAPTIONS).features, torch.cat(alone), rtol=1e-10)
 
 
