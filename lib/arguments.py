@@ -52,7 +52,7 @@ class Group:
             options |= part.options
         for name, option in options.items():
             kind = type(option.default)
-            text = f"{option.help} (default: {option.default})"
+            text = option.help if option.default is None else f"{option.help} (default: {option.default})"
             if kind is bool:
                 self.group.add_argument(f"--{name}", action="store_const", const=True, help=option.help)
             elif option.choices:
@@ -75,7 +75,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group, default = Group(parser, "model"), ModelConfig()
     heads = ", ".join(part.label for part in HEADS.values())
     group.add("similarity", default.similarity, heads, choices=HEADS)
-    images = "regions: precomputed features; grid: cells of raw images"
+    images = "regions: precomputed features; of raw images: grid: cells of a ResNet; clip, vit, swin: patches"
     group.add("image_encoder", default.image_encoder, images, choices=IMAGE_ENCODERS)
     alias = "the same as VSE∞ spells it: basic for regions, backbone for grid"
     group.add("precomp_enc_type", None, alias, choices=PRECOMP_ENC_TYPES)
@@ -99,7 +99,10 @@ def add_path_arguments(parser: argparse.ArgumentParser, evaluation: bool = False
     vocabulary = "bigru: SCAN's vocabulary, a file or a folder of them (default: the folder vocab beside --data_path)"
     add("vocab_path", None, vocabulary, "FILE|DIR")
     if not evaluation:
-        add("backbone_path", None, "grid: local weights of the backbone", "FILE")
+        backbone = (
+            "grid: local weights of the backbone; vit, swin: a model in Hugging Face form, a folder or a hub name"
+        )
+        add("backbone_path", None, backbone, "FILE|DIR|NAME")
         add("word_vectors", None, "bigru: GloVe's or word2vec's text file, for the words that it knows", "FILE")
 
 

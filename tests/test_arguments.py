@@ -89,7 +89,7 @@ def test_the_help_tells_the_default_of_every_option():
     for part in [part for table in (*PARTS.values(), LOSSES) for part in table.values()]:
         for name, option in part.options.items():
             assert " ".join(option.help.split()) in text, name
-            assert option.default is False or f"(default: {option.default})" in text, name
+            assert option.default in (False, None) or f"(default: {option.default})" in text, name
 
 
 NEW = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from lib.command_line import positive
 from lib.config import Option
 from lib.encoders.backbones import SOURCES
@@ -19,10 +21,34 @@ from lib.encoders.clip_transform import clip_transform
 from lib.encoders.encoder import ImageEncoderPart, TextEncoderPart
 from lib.encoders.grid import check_grid, grid_encoder, grid_transform
 from lib.encoders.regions import check_regions, region_encoder
+from lib.encoders.vision_transformers import (
+    SWIN,
+    VIT,
+    Kind,
+    check_transformer,
+    read_transformer_options,
+    transformer_encoder,
+    transformer_transform,
+)
 
 CLIP_OUTPUT = {
     "clip_output": Option("pooled", "clip: one vector an item, or all its patches and word pieces", choices=OUTPUTS)
 }
+
+INPUT_SIZE = {"input_size": Option(None, "vit, swin: side of the input (default: its processor's)", positive(int))}
+
+
+def _transformer(kind: Kind) -> ImageEncoderPart:
+    return ImageEncoderPart(
+        f"{kind.label} patches",
+        partial(transformer_encoder, kind),
+        INPUT_SIZE,
+        check_transformer,
+        training_only=("input_size",),
+        read_options=partial(read_transformer_options, kind),
+        transform=transformer_transform,
+    )
+
 
 IMAGE_ENCODERS = {
     "regions": ImageEncoderPart(
@@ -56,6 +82,8 @@ IMAGE_ENCODERS = {
         transform=clip_transform,
         describe=lambda options: f"CLIP images ({options['clip_output']})",
     ),
+    "vit": _transformer(VIT),
+    "swin": _transformer(SWIN),
 }
 
 TEXT_ENCODERS = {

@@ -12,14 +12,17 @@ from lib.datasets.tokenisers import TOKENISERS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.encoders.encoder import EncoderPart, ImageEncoder, TextEncoder
 from lib.fragments import Fragments, Tokens
-from tests.helpers import BERT, CLIP_IMAGE, CLIP_TEXT
+from tests.helpers import BERT, CLIP_IMAGE, CLIP_TEXT, SWIN, VIT
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
+PROCESSOR = {"input_size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 IMAGES = {
     "regions": {"img_dim": 5},
     "grid": {"backbone_source": "tiny", "input_scale_factor": 0.25},
     "clip": CLIP_IMAGE | {"clip_output": "tokens"},
+    "vit": VIT | PROCESSOR,
+    "swin": SWIN | PROCESSOR,
 }
 TEXTS = {
     "bert": BERT,
