@@ -31,7 +31,7 @@ RELEASED_FLAGS = """
     no_txtnorm precomp_enc_type backbone_source backbone_path backbone_lr_factor vse_mean_warmup_epochs
     backbone_warmup_epochs embedding_warmup_epochs input_scale_factor similarity bert_path val_split seed accumulate
     image_encoder text_encoder loss precision kernels score_memory device image_list
-    weight_decay vocab_path word_vectors
+    weight_decay vocab_path word_vectors clip_path clip_output cut_end pretrained_lr schedule warmup validations input_size
 """.split()
 pytestmark = pytest.mark.usefixtures("single_thread")
 STEPS = 5  # per epoch of the sample: 120 captions in batches of 24

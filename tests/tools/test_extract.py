@@ -263,10 +263,10 @@ def test_the_command_goes_on_after_an_interruption(images, tmp_path, monkeypatch
     argv = (*TINY, "--images", images.folder, "--out", tmp_path / "out", "--batch_size", 2)
     read = ImageFolder.read
 
-    def interrupted(self, row):
+    def interrupted(self, row, *decode):
         if row == 4:
             raise KeyboardInterrupt
-        return read(self, row)
+        return read(self, row, *decode)
 
     monkeypatch.setattr(ImageFolder, "read", interrupted)
     with pytest.raises(SystemExit) as stopped:
