@@ -273,7 +273,7 @@ def test_the_command_goes_on_after_an_interruption(images, tmp_path, monkeypatch
         _main(*argv)
     assert stopped.value.code == 130
     rows = []
-    monkeypatch.setattr(ImageFolder, "read", lambda self, row: rows.append(row) or read(self, row))
+    monkeypatch.setattr(ImageFolder, "read", lambda self, row, *decode: rows.append(row) or read(self, row))
     _main(*argv)
     assert rows == [4, 5, 6]
 
