@@ -205,8 +205,8 @@ def test_a_picture_shows_the_words_and_the_part_of_the_image_that_clip_sees(samp
     arguments = ["--model_path", tmp_path / "model_best.pth", "--clip_path", sample / "clip", "--image", photo,
                  "--caption", "Two red balls .", "--picture", tmp_path / "picture.png", "--device", "cpu"]  # fmt: skip
     score.main([str(argument) for argument in arguments])
-    words, similarity, _, _, image, _, grid = shown[0]
-    assert words == ["<|startoftext|>", "two", "red", "balls", ".", "<|endoftext|>"]
+    words, similarity, _, _, image, _, grid, *_ = shown[0]
+    assert words == ["<|startoftext|>", "Two", "red", "balls", ".", "<|endoftext|>"]
     assert similarity.shape == (6, 16) and image.shape == (32, 32, 3) and grid
     assert (tmp_path / "picture.png").stat().st_size
     no_words = ["--model_path", tmp_path / "x.pth", "--image", photo, "--caption", "a", "--picture", tmp_path / "p.png"]
