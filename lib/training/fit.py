@@ -26,7 +26,7 @@ LATEST, BEST = "checkpoint.pth", "model_best.pth"
 FREE = {
     "workers", "device", "score_memory", "kernels", "resume", "reset_start_epoch", "log_step", "val_step",
     "logger_name", "model_name", "data_path", "val_split", "image_list", "num_epochs", "word_vectors",
-    "precomp_enc_type",
+    "precomp_enc_type", "validations",
 }  # fmt: skip
 # Entries of an optimizer's groups that a resumed run has of its own.
 OWN = ("base_lr", "weight_decay", "fused")
@@ -54,6 +54,7 @@ class Run:
         save_checkpoint(self.folder / LATEST, trainer.runner.model, optimizer=trainer.optimizer, **state)
 
     def save_best(self, trainer: Trainer) -> None:
+        """Write the best model, without the state of its training."""
         save_checkpoint(self.folder / BEST, trainer.runner.model, **self._state())
 
     def _state(self) -> dict[str, Any]:
