@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to recall tables, on a CPU: sample data, two ESL models, their ensemble, CxC, a grid model, and a page that
-# shows what the two models get wrong.
+# From nothing to recall tables, on a CPU: sample data, two ESL models, their ensemble, CxC, a grid model, a toy CLIP, and
+# a page that shows what the two models get wrong.
 # Installs into .venv (5.8 GB on disk; USE_ACTIVE_ENV=1 for the active environment) what test.sh has not installed yet.
 # Everything else it writes lies in demo/ (200 MB; DEMO=folder for elsewhere).
 set -euo pipefail
@@ -47,6 +47,14 @@ python train.py --data_path "$DATA/grid/f30k" --data_name f30k --bert_path "$DAT
     --batch_size 32 --num_epochs 2 --embedding_warmup_epochs 1 --workers "$WORKERS" --seed 0
 python eval.py --dataset f30k --data_path "$DATA/grid/f30k" --bert_path "$DATA/grid/bert" --workers "$WORKERS" \
     --model_path "$OUT/grid/model_best.pth"
+
+step "CLIP-based ESL-H on the JPEGs: a TOY, a tiny CLIP that knows nothing, two epochs, to show the path"
+python train.py --data_path "$DATA/coco" --data_name coco --clip_path "$DATA/clip" --model_name "$OUT/clip" \
+    --image_encoder clip --text_encoder clip --similarity esl_clip_h --embed_size 256 --loss contrastive \
+    --optim transformers_adamw --schedule cosine --learning_rate 1e-3 --pretrained_lr 1e-3 --weight_decay 0.2 --grad_clip 1 \
+    --embedding_warmup_epochs 0 --batch_size 64 --num_epochs 2 --workers "$WORKERS" --log_step 40 --seed 0
+python eval.py --dataset coco --data_path "$DATA/coco" --clip_path "$DATA/clip" --split test --workers "$WORKERS" \
+    --model_path "$OUT/clip/model_best.pth"
 
 step "Done: checkpoints, saved matrices, figures as JSON and TensorBoard logs are in $OUT; what failed, as a page:"
 echo "$OUT/gallery/index.html"

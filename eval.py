@@ -17,6 +17,7 @@ import numpy as np
 from lib.alignment import Way
 from lib.arguments import add_machine_arguments, add_path_arguments, machine_paths
 from lib.checkpoint import load_model, read_checkpoint
+from lib.checkpoint.zero_shot import save_zero_shot
 from lib.command_line import Parser, positive, script
 from lib.datasets import DATA_NAME, data_set
 from lib.datasets.inputs import open_inputs
@@ -34,7 +35,7 @@ from lib.model import describe, reads
 from lib.precision import set_precision
 from lib.provenance import provenance
 
-RELEASED = Path("runs/release_weights")
+RELEASED, ZERO_SHOT = Path("runs/release_weights"), Path("runs/zero_shot")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -47,6 +48,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="FILE",
         help=f"checkpoints (default: those in {RELEASED}/<dataset>_*/)",
+    )
+    add(
+        "--zero_shot",
+        metavar="DIR|NAME",
+        help=f"plain CLIP without training, made a checkpoint in {ZERO_SHOT} or --output",
     )
     add("--split", metavar="NAME", help="(default: testall for coco, else test)")
     add("--limit", type=positive(int), metavar="N", help="only the first N images, for a quick look")
@@ -74,6 +80,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     data = data_set(args.dataset)
     args.data_path = args.data_path or f"data/{args.dataset}"
     args.split = args.split or data.evaluated
+    if args.zero_shot and args.model_path:
+        raise InputError("--zero_shot and --model_path name different models; give one of them")
+    if args.zero_shot:
+        args.clip_path = args.zero_shot
+        args.model_path = [save_zero_shot(args.zero_shot, check_writable(args.output or ZERO_SHOT, "--output"))]
     args.model_path = args.model_path or released_files(args.dataset)
     args.protocols = args.protocols or []
     if args.save_queries is not None:

@@ -38,11 +38,11 @@ from lib.precision import set_precision
 from lib.training.engine import Trainer
 from lib.training.fit import fit, resume
 from lib.training.lock import locked
-from lib.training.losses import LOSSES
+from lib.training.losses import build_loss
 from lib.training.optim import build_optimizer
 from lib.training.record import describe_start, summary, write_start
 from lib.training.run import BEST, METRICS, Run, move_aside, newest_checkpoint
-from lib.training.schedule import Schedule
+from lib.training.schedule import SCHEDULES, Schedule
 from lib.training.stopping import Stop, Stopped
 from lib.training.tracking import Tracker, close_console, setup_console
 
@@ -91,8 +91,8 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
     way = Way(args.kernels, args.score_memory and args.score_memory << 20)
     runner = build_runner(model, devices, args.precision, way)
-    criterion = LOSSES[args.loss].make(config.embed_size, **criterion_options).to(runner.device)
-    rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay
+    criterion = build_loss(args.loss, model, criterion_options).to(runner.device)
+    rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay, args.pretrained_lr
     optimizer = build_optimizer(model, criterion, args.optim, *rates)
     schedule = build_schedule(args, staged=bool(model.image_encoder.pretrained_parameters()))
     trainer = Trainer(runner, criterion, optimizer, schedule, args.grad_clip, args.accumulate, args.seed)
@@ -169,8 +169,9 @@ def record(run: Run, devices: list, files: list) -> None:
 
 
 def build_schedule(args: argparse.Namespace, staged: bool) -> Schedule:
-    names = [field.name for field in dataclasses.fields(Schedule) if field.name != "staged"]
-    return Schedule(**{name: getattr(args, name) for name in names}, staged=staged)
+    kind = SCHEDULES[args.schedule]
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "staged"]
+    return kind(**{name: getattr(args, name) for name in names}, staged=staged)
 
 
 def announce(args: argparse.Namespace, trainer: Trainer, loader: Loader, train: Inputs, val: Inputs) -> None:

@@ -21,10 +21,11 @@ from lib.precision import PRECISIONS
 from lib.similarity import HEADS
 from lib.training.losses import LOSSES
 from lib.training.optim import OPTIMIZERS
+from lib.training.schedule import SCHEDULES
 from lib.vocabulary import vocabulary_file
 
 PRECOMP_ENC_TYPES = {"basic": "regions", "backbone": "grid"}  # as VSE∞ spells them
-MACHINE_PATHS = ("bert_path", "backbone_path", "vocab_path", "word_vectors")
+MACHINE_PATHS = ("bert_path", "clip_path", "backbone_path", "vocab_path", "word_vectors")
 
 
 class Group:
@@ -51,7 +52,7 @@ class Group:
             options |= part.options
         for name, option in options.items():
             kind = type(option.default)
-            text = f"{option.help} (default: {option.default})"
+            text = option.help if option.default is None else f"{option.help} (default: {option.default})"
             if kind is bool:
                 self.group.add_argument(f"--{name}", action="store_const", const=True, help=option.help)
             elif option.choices:
@@ -74,7 +75,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group, default = Group(parser, "model"), ModelConfig()
     heads = ", ".join(part.label for part in HEADS.values())
     group.add("similarity", default.similarity, heads, choices=HEADS)
-    images = "regions: precomputed features; grid: cells of raw images"
+    images = "regions: precomputed features; of raw images: grid: cells of a ResNet; clip, vit, swin: patches"
     group.add("image_encoder", default.image_encoder, images, choices=IMAGE_ENCODERS)
     alias = "the same as VSE∞ spells it: basic for regions, backbone for grid"
     group.add("precomp_enc_type", None, alias, choices=PRECOMP_ENC_TYPES)
@@ -91,10 +92,17 @@ def add_path_arguments(parser: argparse.ArgumentParser, evaluation: bool = False
     if evaluation:
         bert += "; only its vocabulary and configuration are read"
     add("bert_path", "bert-base-uncased", bert, "DIR|NAME")
+    clip = "clip: CLIP in Hugging Face form, a folder or a hub name, or a file of OpenAI's names"
+    if evaluation:
+        clip += "; only its vocabulary is read"
+    add("clip_path", "openai/clip-vit-base-patch16", clip, "DIR|NAME|FILE")
     vocabulary = "bigru: SCAN's vocabulary, a file or a folder of them (default: the folder vocab beside --data_path)"
     add("vocab_path", None, vocabulary, "FILE|DIR")
     if not evaluation:
-        add("backbone_path", None, "grid: local weights of the backbone", "FILE")
+        backbone = (
+            "grid: local weights of the backbone; vit, swin: a model in Hugging Face form, a folder or a hub name"
+        )
+        add("backbone_path", None, backbone, "FILE|DIR|NAME")
         add("word_vectors", None, "bigru: GloVe's or word2vec's text file, for the words that it knows", "FILE")
 
 
@@ -108,7 +116,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("accumulate", 1, chunks, "K", type=positive(int))
     add("learning_rate", 5e-4, "a pre-trained text encoder gets a tenth of it", type=positive(float))
     add("lr_update", 15, "first epoch (from 0) with a tenth of the learning rate", "EPOCH", type=count)
-    add("optim", "adam", "adam means AdamW", choices=OPTIMIZERS)
+    given = "learning rate of every pre-trained part, in place of these shares"
+    add("pretrained_lr", None, given, "X", type=positive(float))
+    add("schedule", "step", "step: by --lr_update; cosine: of every step, after a warm-up", choices=SCHEDULES)
+    add("warmup", 0.1, "cosine: share of all steps in which the learning rate rises", type=number)
+    adamw = "adam means AdamW; transformers_adamw: the variant with which CLIP-based ESL was trained"
+    add("optim", "adam", adamw, choices=OPTIMIZERS)
     add("loss", "hinge", choices=LOSSES)
     group.options(LOSSES.values())
     add("weight_decay", 1e-4, "adam: of all parameters; sgd: of the backbone alone", type=number)
@@ -125,6 +138,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("model_name", None, folder, "DIR")
     add("logger_name", None, "folder of the TensorBoard events and train.log (default: <model_name>/log)", "DIR")
     add("log_step", 200, "steps between log lines", type=positive(int))
+    spread = "validations of an epoch, evenly spread and the last at its end; each may choose the best model"
+    add("validations", 1, spread, type=positive(int))
     within = "steps between validations within an epoch, which are logged but never choose the best model; 0: none"
     add("val_step", 500, within, type=count)
     add("save_step", 0, "steps between checkpoints within an epoch; 0: none", type=count)

@@ -46,8 +46,13 @@ def _number(kind, data):
     return struct.unpack(kind.order + _NUMBERS[kind.name], data)[0]
 
 
+class AllConfig:
+    """Stands in for config.all_config.AllConfig, the settings in files of CLIP-based ESL: attributes alone."""
+
+
 _ALLOWED = [
     argparse.Namespace,
+    (AllConfig, "config.all_config.AllConfig"),
     (_NumberType, "numpy.dtype"),
     (_number, "numpy.core.multiarray.scalar"),
     (_number, "numpy._core.multiarray.scalar"),
@@ -57,8 +62,8 @@ _ALLOWED = [
 def read_file(path: str | Path) -> object:
     """The content of a PyTorch file (zip or legacy form) on the CPU.
 
-    Only tensors, plain values, argparse.Namespace and numpy numbers (which become Python's) are built. Raises
-    InputError for everything else: no file, a damaged one, another format, objects that could run code.
+    Only tensors, plain values, argparse.Namespace, AllConfig and numpy numbers (which become Python's) are built.
+    Raises InputError for everything else: no file, a damaged one, another format, objects that could run code.
     """
     path = Path(path)
     _check_beginning(path)

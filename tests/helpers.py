@@ -27,6 +27,17 @@ BERT = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+_TOWER = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 1,
+          "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 12}  # fmt: skip
+VIT = {"image_size": 16, "patch_size": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True,
+       "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "hidden_size": 8, "num_hidden_layers": 4,
+       "num_attention_heads": 2, "intermediate_size": 12}  # fmt: skip
+SWIN = {"image_size": 16, "patch_size": 1, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "qkv_bias": True,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "embed_dim": 4, "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2], "window_size": 2, "mlp_ratio": 2.0, "drop_path_rate": 0.0,
+        "use_absolute_embeddings": False}  # fmt: skip
+CLIP_IMAGE = _TOWER | {"image_size": 16, "patch_size": 4}
+CLIP_TEXT = _TOWER | {"vocab_size": 40, "max_position_embeddings": 10}
 HEADS = ("esl_a", "esl_h", "vse_infty")
 
 

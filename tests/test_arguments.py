@@ -89,7 +89,7 @@ def test_the_help_tells_the_default_of_every_option():
     for part in [part for table in (*PARTS.values(), LOSSES) for part in table.values()]:
         for name, option in part.options.items():
             assert " ".join(option.help.split()) in text, name
-            assert option.default is False or f"(default: {option.default})" in text, name
+            assert option.default in (False, None) or f"(default: {option.default})" in text, name
 
 
 NEW = {
@@ -212,11 +212,17 @@ def test_another_precomp_enc_type_is_refused_with_the_ones_there_are():
 
 
 def test_the_files_of_this_machine_are_given_by_their_flags():
-    given = {"bert_path": "somewhere", "backbone_path": "weights.pth", "word_vectors": "glove.txt"}
+    given = {
+        "bert_path": "somewhere",
+        "clip_path": "elsewhere",
+        "backbone_path": "weights.pth",
+        "word_vectors": "glove.txt",
+    }
     flags = [part for name, value in given.items() for part in (f"--{name}", value)]
     assert machine_paths(parse(*flags)) == {**given, "vocab_path": None}
     absent = {"backbone_path": None, "word_vectors": None, "vocab_path": None}
-    assert machine_paths(parse()) == {"bert_path": "bert-base-uncased", **absent}
+    hub = {"bert_path": "bert-base-uncased", "clip_path": "openai/clip-vit-base-patch16"}
+    assert machine_paths(parse()) == {**hub, **absent}
 
 
 def test_the_vocabulary_of_a_data_set_lies_beside_it_unless_a_file_is_named(tmp_path):
@@ -272,7 +278,7 @@ def test_workers_follow_the_cores_up_to_eight_unless_a_script_says_otherwise(mon
 def test_evaluation_asks_for_no_weights_of_a_backbone():
     evaluation = Parser()
     add_path_arguments(evaluation, evaluation=True)
-    assert flags_in(evaluation.format_help()) == ["bert_path", "vocab_path"]
+    assert flags_in(evaluation.format_help()) == ["bert_path", "clip_path", "vocab_path"]
 
 
 def test_two_flags_that_name_different_image_encoders_are_refused(capsys):

@@ -31,7 +31,8 @@ RELEASED_FLAGS = """
     no_txtnorm precomp_enc_type backbone_source backbone_path backbone_lr_factor vse_mean_warmup_epochs
     backbone_warmup_epochs embedding_warmup_epochs input_scale_factor similarity bert_path val_split seed accumulate
     image_encoder text_encoder loss precision kernels score_memory device image_list
-    weight_decay vocab_path word_vectors save_step
+    weight_decay vocab_path word_vectors clip_path clip_output cut_end pretrained_lr schedule warmup validations
+    input_size save_step
 """.split()
 pytestmark = pytest.mark.usefixtures("single_thread")
 FILES = {".lock", "checkpoint.pth", "checkpoint_previous.pth", "model_best.pth", "config.json", "metrics.jsonl", "log"}
@@ -690,7 +691,7 @@ def test_help_mentions_every_flag_of_the_design(capsys):
     assert stop.value.code == 0
     for flag in RELEASED_FLAGS:
         assert re.search(rf"^  --{flag}\b", text, re.M), flag
-    assert "{esl_a,esl_h,vse_infty}" in text
+    assert "{esl_a,esl_h,vse_infty,esl_clip_a,esl_clip_h,cosine}" in text
 
 
 def test_defaults_follow_the_data_set_and_the_head():

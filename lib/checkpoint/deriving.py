@@ -71,9 +71,9 @@ def derived_config(
 
     head = {"no_imgnorm": bool(stated.get("no_imgnorm")), "no_txtnorm": bool(stated.get("no_txtnorm"))}
     if similarity == "esl_h":
-        head["kernel_size"] = agreed("kernel_size", weights.size("similarity.image_aggregator.weights.0", 2))
+        head["kernel_size"] = agreed("kernel_size", heuristic_kernel_size(weights))
     elif similarity == "esl_a":
-        head["kernel_size"] = _kernel_size(weights, stated.get("kernel_size"))
+        head["kernel_size"] = adaptive_kernel_size(weights, stated.get("kernel_size"))
     agreed("precomp_enc_type", "backbone" if grid else "basic")
     if grid:
         images = {
@@ -124,7 +124,12 @@ def derived_bigru(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _kernel_size(weights: Weights, stated: int | None) -> int:
+def heuristic_kernel_size(weights: Weights) -> int:
+    """The kernel size of ESL-H, the taps of its kernels."""
+    return weights.size("similarity.image_aggregator.weights.0", 2)
+
+
+def adaptive_kernel_size(weights: Weights, stated: int | None) -> int:
     """The kernel size s that gives the level sizes floor(D / s^k) of ESL-A; `stated` decides where several do."""
     levels = range(AGGREGATIONS + 1)
     sizes = [weights.size(f"similarity.correspondences.{k}.matrix", 0) for k in levels]

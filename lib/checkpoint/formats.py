@@ -6,6 +6,6 @@ one of our weights, `name_of(key, config)`. The first row that recognises a file
 
 from __future__ import annotations
 
-from lib.checkpoint import ours, released, released_bigru
+from lib.checkpoint import ours, released, released_bigru, released_clip
 
-FORMATS = {"ours": ours, "released_bigru": released_bigru, "released": released}
+FORMATS = {"ours": ours, "released_bigru": released_bigru, "released_clip": released_clip, "released": released}

@@ -42,7 +42,7 @@ class TokenisedCaptions:
     def __init__(self, captions: list[str], tokeniser: Tokeniser):
         self.tokeniser = tokeniser
         tokens, words, lengths, cut = [], [], [], 0
-        room = tokeniser.max_length - len(tokeniser.frame)
+        room = tokeniser.room
         quiet = None if len(captions) > CHUNK else True  # None: a bar where stderr is a terminal
         bar = tqdm(total=len(captions), desc="tokenise", unit="captions", leave=False, disable=quiet)
         for start in range(0, len(captions), CHUNK):
@@ -68,7 +68,7 @@ class TokenisedCaptions:
     @property
     def lengths(self) -> np.ndarray:
         """Number of tokens of each caption (C,), its frame included."""
-        return np.diff(self.offsets) + len(self.tokeniser.frame)
+        return np.minimum(np.diff(self.offsets) + len(self.tokeniser.frame), self.tokeniser.max_length)
 
     def ids(self, index: int) -> np.ndarray:
         """The framed token ids of a caption, int64."""
@@ -83,7 +83,7 @@ class TokenisedCaptions:
         """The words of a framed caption, each with the places of its tokens."""
         ids, own = self.ids(index), self.words[self._span(index)]
         starts = (np.flatnonzero(np.diff(own, prepend=-1)) + 1).tolist()
-        borders = [0, *starts, len(ids) - 1, len(ids)]  # the frame's beginning, each word, the frame's end
+        borders = [0, *starts, *range(len(own) + 1, len(ids) + 1)]  # the frame's start, each word, its end if not cut
         places = [slice(start, stop) for start, stop in itertools.pairwise(borders)]
         return [(self.tokeniser.text(ids[place]), place) for place in places]
 

@@ -18,9 +18,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read_image(path: str | Path, image_id: int | str | None = None) -> np.ndarray:
-    """Decode a file to RGB, uint8 (H, W, 3); raises InputError naming file and id when it is missing, corrupt or
-    truncated.
+def read_image(
+    path: str | Path, image_id: int | str | None = None, decode: Callable[[Image.Image], np.ndarray] | None = None
+) -> np.ndarray:
+    """Decode a file to RGB, uint8 (H, W, 3), or with `decode` as that does; raises InputError naming file and id when
+    it is missing, corrupt or truncated.
 
     Grey levels are repeated, palettes looked up, CMYK converted, alpha dropped without blending; 16-bit samples keep
     their high byte. The EXIF orientation is ignored, as in the released code. Flipped bits inside the compressed data
@@ -30,7 +32,10 @@ def read_image(path: str | Path, image_id: int | str | None = None) -> np.ndarra
     try:
         with Image.open(path) as image:
             if image.mode in _SIXTEEN_BIT:
-                return _from_sixteen_bits(np.asarray(image))
+                pixels = _from_sixteen_bits(np.asarray(image))
+                return decode(Image.fromarray(pixels)) if decode else pixels
+            if decode:
+                return decode(image)
             return np.array(image if image.mode == "RGB" else _to_rgb(image))
     except FileNotFoundError:
         raise InputError(f"{what}: no such image file") from None
@@ -84,9 +89,9 @@ class ImageFolder:
         except KeyError:
             raise InputError(f"image id {image_id}: not in the id mapping of the images in {self.folder}") from None
 
-    def read(self, row: int) -> np.ndarray:
+    def read(self, row: int, decode: Callable[[Image.Image], np.ndarray] | None = None) -> np.ndarray:
         """The decoded image of a row, see `read_image`."""
-        return read_image(self.path(row), self.ids[row])
+        return read_image(self.path(row), self.ids[row], decode)
 
     def check(self, ids: Iterable[int] | None = None) -> int:
         """Return how many different images there are; raises InputError with the number and the first few of those that
@@ -102,7 +107,8 @@ class ImageFolder:
 
 
 class RawImages:
-    """The images of a split as the encoder takes them, float32 (3, S, S): decoded, then `transform(image, rng)`."""
+    """The images of a split as the encoder takes them, float32 (3, S, S): decoded, where the transform has a
+    `decode` by that, then `transform(image, rng)`."""
 
     def __init__(self, folder: ImageFolder, transform: Callable[[np.ndarray, np.random.Generator | None], Tensor]):
         self.folder, self.transform = folder, transform
@@ -111,7 +117,7 @@ class RawImages:
         return len(self.folder)
 
     def __call__(self, image: int, rng: np.random.Generator | None = None) -> Tensor:
-        return self.transform(self.folder.read(image), rng)
+        return self.transform(self.folder.read(image, getattr(self.transform, "decode", None)), rng)
 
 
 def check_image_list(folder: str | Path, image_list: str | Path) -> int:

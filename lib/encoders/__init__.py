@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from lib.command_line import positive
 from lib.config import Option
 from lib.encoders.backbones import SOURCES
 from lib.encoders.bert import DROPOUT, bert_encoder, read_bert_options
 from lib.encoders.bigru import bigru_encoder, check_bigru, read_bigru_options
+from lib.encoders.clip import (
+    OUTPUTS,
+    check_clip,
+    clip_image_encoder,
+    clip_text_encoder,
+    read_image_options,
+    read_text_options,
+)
+from lib.encoders.clip_transform import clip_transform
 from lib.encoders.encoder import ImageEncoderPart, TextEncoderPart
 from lib.encoders.grid import check_grid, grid_encoder, grid_transform
 from lib.encoders.regions import check_regions, region_encoder
+from lib.encoders.vision_transformers import (
+    SWIN,
+    VIT,
+    Kind,
+    check_transformer,
+    read_transformer_options,
+    transformer_encoder,
+    transformer_transform,
+)
+
+CLIP_OUTPUT = {
+    "clip_output": Option("pooled", "clip: one vector an item, or all its patches and word pieces", choices=OUTPUTS)
+}
+
+INPUT_SIZE = {"input_size": Option(None, "vit, swin: side of the input (default: its processor's)", positive(int))}
+
+
+def _transformer(kind: Kind) -> ImageEncoderPart:
+    return ImageEncoderPart(
+        f"{kind.label} patches",
+        partial(transformer_encoder, kind),
+        INPUT_SIZE,
+        check_transformer,
+        training_only=("input_size",),
+        read_options=partial(read_transformer_options, kind),
+        transform=transformer_transform,
+    )
+
 
 IMAGE_ENCODERS = {
     "regions": ImageEncoderPart(
@@ -34,6 +73,17 @@ IMAGE_ENCODERS = {
         transform=grid_transform,
         describe=lambda options: f"grid features ({options['backbone_source']})",
     ),
+    "clip": ImageEncoderPart(
+        "CLIP images",
+        clip_image_encoder,
+        CLIP_OUTPUT,
+        check_clip,
+        read_options=read_image_options,
+        transform=clip_transform,
+        describe=lambda options: f"CLIP images ({options['clip_output']})",
+    ),
+    "vit": _transformer(VIT),
+    "swin": _transformer(SWIN),
 }
 
 TEXT_ENCODERS = {
@@ -50,5 +100,15 @@ TEXT_ENCODERS = {
         check_bigru,
         read_options=read_bigru_options,
         tokeniser="scan",
+    ),
+    "clip": TextEncoderPart(
+        "CLIP",
+        clip_text_encoder,
+        CLIP_OUTPUT
+        | {"cut_end": Option(False, "clip: cut the end token of a long caption too, as the released code does")},
+        check_clip,
+        training_only=("cut_end",),
+        read_options=read_text_options,
+        tokeniser="clip",
     ),
 }

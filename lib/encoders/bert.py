@@ -5,9 +5,6 @@ Letters: C captions, W word pieces ([CLS] and [SEP] included), D embedding size.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import BertConfig, BertModel
-from transformers.utils import logging as transformers_logging
 
 from lib.encoders.encoder import TextEncoder
-from lib.errors import InputError
+from lib.encoders.pretrained import load_pretrained
 from lib.fragments import Fragments, Tokens, on_device
 
 BUCKET_TOKENS = {"cpu": 512, "cuda": 4096}  # tokens that keep the device busy; a smaller bucket only adds overhead
@@ -98,41 +94,11 @@ def bert_values(config: BertConfig) -> dict[str, Any]:
 
 def load_bert(bert_path: str | Path) -> BertModel:
     """A pre-trained BERT from a folder in Hugging Face form or a hub name; InputError where there is none."""
-    return _load(bert_path, lambda path: BertModel.from_pretrained(path, add_pooling_layer=True))
+    return load_pretrained(
+        "--bert_path", bert_path, lambda path: BertModel.from_pretrained(path, add_pooling_layer=True)
+    )
 
 
 def load_bert_config(bert_path: str | Path) -> BertConfig:
     """The configuration alone of a BERT folder or hub name; InputError where there is none."""
-    return _load(bert_path, BertConfig.from_pretrained)
-
-
-def _load(bert_path: str | Path, load):
-    """`load(bert_path)`, with one line for whatever goes wrong."""
-    try:
-        with quiet_transformers():
-            return load(str(bert_path))
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    problem = "not a BERT model in Hugging Face form"
-    if not os.path.isdir(bert_path):
-        problem = "no such folder, and a hub model of that name could not be loaded"
-    raise InputError(
-        f"--bert_path {bert_path}: {problem} ({reason}); give a folder with config.json, model.safetensors and the "
-        "vocabulary"
-    )
-
-
-@contextlib.contextmanager
-def quiet_transformers():
-    """Keep transformers' and the hub's warnings and progress bars off the console while a part loads."""
-    before = transformers_logging.get_verbosity()
-    hub = logging.getLogger("huggingface_hub")
-    hub_before = hub.level
-    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    hub.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-        hub.setLevel(hub_before)
+    return load_pretrained("--bert_path", bert_path, BertConfig.from_pretrained)

@@ -42,6 +42,10 @@ class TextEncoder(nn.Module):
         """Those that get a tenth of the learning rate."""
         return []
 
+    def loss_parameters(self) -> dict[str, nn.Parameter]:
+        """Those that a loss trains as its own where it has parameters of these names."""
+        return {}
+
 
 Paths = dict[str, Any]  # files and folders of this machine by the flags that name them: bert_path, backbone_path, ...
 
@@ -62,7 +66,8 @@ class EncoderPart(Part):
 @dataclasses.dataclass(frozen=True)
 class ImageEncoderPart(EncoderPart):
     """`transform(options)` gives the function from a decoded image, uint8 (H, W, 3), and a random generator (None: no
-    augmentation) to the encoder's input (3, H, W); None: the input is region features of size options["img_dim"]."""
+    augmentation) to the encoder's input (3, H, W); None: the input is region features of size options["img_dim"]. A
+    method `decode` of that function, from an opened file to uint8 (H, W, 3), replaces plain decoding to RGB."""
 
     transform: Callable[[dict], Callable[[np.ndarray, np.random.Generator | None], Tensor]] | None = None
     describe: Callable[[dict], str] | None = None  # its label where that depends on the options

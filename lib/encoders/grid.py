@@ -36,17 +36,21 @@ class GridEncoder(ImageEncoder):
 
     def kept_cells(self, images: int, cells: int) -> np.ndarray:
         """Which cells (B, R) stay: all of them in evaluation; at least one of each image while training."""
-        if not self.training:
-            return np.ones((images, cells), dtype=bool)
-        u, draws = host_rand(images, 1), host_rand(images, cells)
-        dropped = (draws < 0.2 * u) & (u > 0.2)
-        return (~(dropped & ~dropped.all(1, keepdim=True))).numpy()
+        return kept_cells(images, cells) if self.training else np.ones((images, cells), dtype=bool)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         return list(self.backbone.parameters())
 
     def fix_blocks(self, count: int) -> None:
         self.backbone.fix_blocks(count)
+
+
+def kept_cells(images: int, cells: int) -> np.ndarray:
+    """Which cells (B, R) stay while training: an image draws u ~ U(0, 1), and if u > 0.2, each of its cells is dropped
+    with probability 0.2 u, but never all of them."""
+    u, draws = host_rand(images, 1), host_rand(images, cells)
+    dropped = (draws < 0.2 * u) & (u > 0.2)
+    return (~(dropped & ~dropped.all(1, keepdim=True))).numpy()
 
 
 def grid_encoder(embed_size: int, options: dict, paths: dict | None) -> GridEncoder:

@@ -30,16 +30,16 @@ class SquareTransform:
     """An RGB image, uint8 (H, W, 3), as a normalised square, float32 (3, S, S).
 
     With a random generator it is augmented: a random crop that keeps the same share, 0.6 to 1, of height and width,
-    flipped half the time.
+    flipped half the time. `antialias` averages over the pixels that an image loses when it is made smaller.
     """
 
-    def __init__(self, size: int, normalize: Callable[[Tensor], Tensor]):
-        self.size, self.normalize = size, normalize
+    def __init__(self, size: int, normalize: Callable[[Tensor], Tensor], antialias: bool = False):
+        self.size, self.normalize, self.antialias = size, normalize, antialias
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
         if rng is None:
-            return self.normalize(resize(image, self.size))
-        pixels = resize(random_crop(image, rng), self.size)
+            return self.normalize(resize(image, self.size, self.antialias))
+        pixels = resize(random_crop(image, rng), self.size, self.antialias)
         return self.normalize(pixels.flip(-1) if rng.random() < FLIP_PROBABILITY else pixels)
 
 
@@ -53,13 +53,14 @@ def random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image[top : top + crop_height, left : left + crop_width]
 
 
-def resize(image: np.ndarray, size: int) -> Tensor:
-    """Bilinear, half-pixel centres, no antialiasing, as cv2.INTER_LINEAR on float pixels: (H, W, 3) → (3, S, S)."""
+def resize(image: np.ndarray, size: int, antialias: bool = False) -> Tensor:
+    """Bilinear, half-pixel centres, as cv2.INTER_LINEAR on float pixels: (H, W, 3) → (3, S, S)."""
     # PyTorch computes source positions in the type of the pixels. In float32 they are exact where S is a power of two
     # (input scale factors 1, 2, …); elsewhere they are off by up to 1e-4 pixels, up to 0.03 grey levels.
     exact = torch.float32 if size & (size - 1) == 0 else torch.float64
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(exact)  # (1, 3, H, W), channels last in memory: faster
-    return F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)[0].float()  # (3, S, S)
+    pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=antialias)
+    return pixels[0].float()  # (3, S, S)
 
 
 def bgr_minus_mean(pixels: Tensor) -> Tensor:

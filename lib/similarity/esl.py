@@ -49,9 +49,13 @@ class ThresholdContribution(PlainContribution):
         self.sigma = nn.Parameter(torch.zeros(()))
         self.log_sharpness = nn.Parameter(torch.full((), 3.0))
 
+    def share(self) -> Tensor:
+        """Where the threshold lies between the smallest |p| (0) and the largest (1)."""
+        return self.sigma
+
     def forward(self) -> Tensor:
         size = self.p.abs()
-        threshold = size.min() + self.sigma * (size.max() - size.min())
+        threshold = size.min() + self.share() * (size.max() - size.min())
         return self.p * ((size - threshold) * self.log_sharpness.exp()).exp()  # (levels,)
 
 
@@ -61,6 +65,8 @@ class ESL(SimilarityHead):
     With all levels side by side and the caption side multiplied by c_k LN(M_k) once, word-region similarity is one
     product over E.
     """
+
+    correspondence: type[nn.Module] = Correspondence
 
     def __init__(
         self,
@@ -74,7 +80,7 @@ class ESL(SimilarityHead):
         self.sizes = image_aggregator.sizes
         self.image_aggregator = image_aggregator
         self.caption_aggregator = caption_aggregator
-        self.correspondences = nn.ModuleList(Correspondence(size) for size in self.sizes)
+        self.correspondences = nn.ModuleList(self.correspondence(size) for size in self.sizes)
         self.contribution = contribution
         self.log_scale = nn.Parameter(torch.full((), math.log(1 / 0.07)))
         self.no_imgnorm, self.no_txtnorm = no_imgnorm, no_txtnorm
@@ -120,13 +126,15 @@ class ESL(SimilarityHead):
         return self.caption_aggregator(words if self.no_txtnorm else l2_normalize(words), renormalize=False)
 
 
-def esl(aggregator: type[Aggregator], contribution: type[nn.Module], embed_size: int, options: dict) -> ESL:
+def esl(
+    aggregator: type[Aggregator], contribution: type[nn.Module], embed_size: int, options: dict, head: type[ESL] = ESL
+) -> ESL:
     """An ESL head whose modalities have an aggregator each, with one kind of contribution degrees."""
     options = dict(options)
     kernel_size = options.pop("kernel_size")
     sizes = level_sizes(embed_size, kernel_size)
     aggregators = aggregator(sizes, kernel_size), aggregator(sizes, kernel_size)
-    return ESL(*aggregators, contribution(len(sizes)), **options)
+    return head(*aggregators, contribution(len(sizes)), **options)
 
 
 def check_levels(embed_size: int, options: dict) -> None:

@@ -5,13 +5,13 @@ Letters: B images, C captions, D embedding size.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from lib.fragments import Fragments
 from lib.functional import l2_normalize
 from lib.similarity.gpo import GPO
 from lib.similarity.head import SimilarityHead
+from lib.similarity.pooling import MeanPool, dot_products
 
 
 class VSEInfinity(SimilarityHead):
@@ -40,10 +40,14 @@ class VSEInfinity(SimilarityHead):
         return Fragments.full(self.embed_captions(captions)[:, None])  # (C, 1, D)
 
     def score(self, images: Fragments, captions: Fragments) -> Tensor:
-        dtype = torch.promote_types(images.features.dtype, torch.float32)  # bfloat16 scores would tie
-        return images.features[:, 0].to(dtype) @ captions.features[:, 0].to(dtype).T
+        return dot_products(images, captions)
 
 
 def vse_infty(embed_size: int, options: dict) -> VSEInfinity:
     """VSE-infinity with GPO(32, 32) of its own for each modality."""
     return VSEInfinity(GPO(32, 32), GPO(32, 32), **options)
+
+
+def cosine(embed_size: int, options: dict) -> VSEInfinity:
+    """Cosine similarity of the means of the fragments, as plain CLIP compares its vectors; nothing to train."""
+    return VSEInfinity(MeanPool(), MeanPool(), **options)

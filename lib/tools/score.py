@@ -40,6 +40,7 @@ class Candidate(NamedTuple):
     path: Path | None = None  # the image file
     boxes: np.ndarray | None = None  # (R, 4)
     grid: bool = False  # its regions are the cells of a square grid
+    pixels: np.ndarray | None = None  # (H, W, 3) what the encoder sees of the image, where that is not all of it
 
 
 class Candidates(list):
@@ -148,7 +149,12 @@ def raw_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
             raise InputError(f"{args.model_path} reads image files; leave out --{flag}")
     if not args.image:
         raise InputError(f"{args.model_path} reads image files; give --image FILE")
-    return [Candidate(str(path), what.transform(read_image(path), None), path, grid=True) for path in args.image]
+    decode = getattr(what.transform, "decode", None)
+    seen = [(path, read_image(path, decode=decode)) for path in args.image]
+    return [
+        Candidate(str(path), what.transform(pixels, None), path, grid=True, pixels=pixels if decode else None)
+        for path, pixels in seen
+    ]
 
 
 def region_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
@@ -233,7 +239,9 @@ def write_picture(
     args: argparse.Namespace, candidate: Candidate, words: list[str], rows: np.ndarray, caption: str, subtitle: str
 ) -> None:
     """Draw and save the picture; says what it lacks when there is no image or no boxes."""
-    image = None if candidate.path is None else read_image(candidate.path)
+    image = candidate.pixels
+    if image is None and candidate.path is not None:
+        image = read_image(candidate.path)
     if image is None or (candidate.boxes is None and not candidate.grid):
         print(f"note: no {'image' if image is None else 'boxes'} given, so the picture is the heat map alone")
     if args.words == "content":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-FRAME = frozenset(("[CLS]", "[SEP]", "<start>", "<end>"))
+FRAME = frozenset(("[CLS]", "[SEP]", "<start>", "<end>", "<|startoftext|>", "<|endoftext|>"))
 FUNCTION_WORDS = frozenset(
     "a an the this that these those some any each every no another other both all "
     "i you he she it we they me him her us them my your his its our their who whom whose which what "

@@ -60,6 +60,7 @@ class Trainer:
         for index, batch in enumerate(log.timed(loader), log.done):
             loss, norm = self.step(batch, self.schedule.at(epoch, index, steps))
             step += 1
+            loss = loss * len(batch.indices) if getattr(self.criterion, "mean", False) else loss
             for done in log.step(step, loader.batch_sampler.batch(index), loss, norm, learning_rates(self.optimizer)):
                 self._watch(done)
             if index + 1 < steps:

@@ -26,7 +26,7 @@ logger = logging.getLogger("esl")
 FREE = {
     "workers", "device", "score_memory", "kernels", "resume", "reset_start_epoch", "log_step", "val_step",
     "save_step", "logger_name", "model_name", "data_path", "val_split", "image_list", "num_epochs", "word_vectors",
-    "precomp_enc_type",
+    "precomp_enc_type", "validations",
 }  # fmt: skip
 # Entries of an optimizer's groups that a resumed run has of its own.
 OWN = ("base_lr", "weight_decay", "fused")
@@ -36,14 +36,17 @@ JUDGED_ON = ("data_name", "data_path", "val_split")
 
 
 def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retrieval]) -> None:
-    """Train until the run's `num_epochs` are done, keeping the epoch with the best RSUM.
+    """Train until the run's `num_epochs` are done, keeping the model with the best RSUM.
 
-    `validate()` gives the recalls on the validation split; every `val_step` steps (0: never) they are logged as well,
-    which never chooses a model. Every `save_step` steps (0: never), and when a signal stops the run, the state within
-    the epoch is saved. Raises Stopped then, and InputError when the last state could not be saved.
+    `validate()` gives the recalls on the validation split, `validations` times an epoch, the last time at its end;
+    every `val_step` steps (0: never) they are logged as well, which never chooses a model. Every `save_step` steps (0:
+    never), and when a signal stops the run, the state within the epoch is saved. Raises Stopped then, and InputError
+    when the last state could not be saved.
     """
     names = "val_split", "val_step", "save_step", "num_epochs", "log_step"
     split, val_step, save_step, num_epochs, log_step = (run.settings[name] for name in names)
+    steps = len(loader.batch_sampler)
+    within = validation_steps(steps, run.settings.get("validations", 1))[:-1]  # of an epoch, before its end
 
     def validated(step: int) -> Retrieval:
         result = validate()
@@ -55,7 +58,14 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
 
     def after_step(step: int) -> None:
         run.step = step
-        if val_step and step % val_step == 0:
+        if step - start in within:  # no signal cuts it short, or the resumed run would miss it
+            result = validated(step)
+            improved = result.rsum > run.best_rsum
+            if improved:
+                run.best_rsum, run.best_step = result.rsum, step
+                run.save_within(trainer, log, improved)
+            logger.info("step %d  %s RSUM %.1f%s", step, split, result.rsum, "   best so far" if improved else "")
+        elif val_step and step % val_step == 0:
             with run.stop.waiting(False):
                 logger.info("step %d  %s RSUM %.1f", step, split, validated(step).rsum)
         if save_step and step % save_step == 0:
@@ -70,6 +80,7 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
         if run.position:
             _set_random_states(run, trainer)
         log = EpochLog(run.tracker, epoch, len(loader.batch_sampler), log_step, num_epochs, **totals)
+        start = run.step - log.done
         with run.stop.waiting():
             try:
                 with log:
@@ -90,6 +101,12 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
             logger.info(format_table([(f"{run.settings['data_name']} {split}", result)]))
     if run.failure:
         raise InputError(run.failure)
+
+
+def validation_steps(steps: int, validations: int) -> list[int]:
+    """After which of an epoch's steps, from 1, a model is validated: evenly spread, rounded down, the last at its end
+    (released code of CLIP-based ESL)."""
+    return [number * (steps - 1) // validations + 1 for number in range(1, validations + 1)]
 
 
 def resume(run: Run, trainer: Trainer, checkpoint: Checkpoint) -> None:
@@ -114,7 +131,7 @@ def resume(run: Run, trainer: Trainer, checkpoint: Checkpoint) -> None:
     before, now = checkpoint.settings, run.settings
     changed = sorted(name for name in before.keys() & now.keys() if _place(name, before) != _place(name, now))
     for name in changed:
-        if name not in FREE and now[name] is not None:  # None: a flag of another model
+        if name not in FREE - vars(trainer.schedule).keys() and now[name] is not None:  # None: a flag of another model
             logger.info("note: --%s was %s when %s was written and is %s now", name, before[name], path, now[name])
     best = f", best RSUM {run.best_rsum:.1f}" if run.best_rsum >= 0 else ""
     logger.info("resumed %s: epoch %d, step %d%s", path, run.epoch, run.step, best)

@@ -1,16 +1,22 @@
 """Losses of the scores of a batch. A new one is a module, and a row of LOSSES.
 
 A loss takes scores (B, B), whose diagonal holds the positives, and whether only the hardest negatives count. Its
-parameters, if it has any, are trained with the model's.
+parameters, if it has any, are trained with the model's; `after_step`, if it has one, is called after each step. `mean`
+is True for a loss that is the mean over the pairs, not their sum.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from lib.command_line import not_negative
 from lib.config import Option, Part
+from lib.model import MatchingModel
 
 
 class HingeTriplet(nn.Module):
@@ -34,10 +40,43 @@ class HingeTriplet(nn.Module):
         return cost_caption.sum() + cost_image.sum()
 
 
+class Contrastive(nn.Module):
+    """The symmetric cross-entropy of CLIP: each image among the captions of the batch, each caption among its images.
+
+    A mean over both. Scores are multiplied by exp(logit_scale), a trained scalar of at most log 100 after each step.
+    """
+
+    mean, largest = True, math.log(100)
+
+    def __init__(self):
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(self, scores: Tensor, hardest: bool = True) -> Tensor:
+        """Every negative counts, whatever `hardest` says."""
+        logits = scores * self.logit_scale.exp()  # (B, B)
+        own = torch.arange(len(logits), device=logits.device)
+        return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.logit_scale.clamp_(max=self.largest)
+
+
 LOSSES = {
     "hinge": Part(
         "hinge-triplet loss",
         lambda embed_size, options: HingeTriplet(**options),
         {"margin": Option(0.2, "hinge: by how much a positive should beat its negatives", not_negative(float))},
     ),
+    "contrastive": Part("contrastive loss", lambda embed_size, options: Contrastive()),
 }
+
+
+def build_loss(name: str, model: MatchingModel, options: dict[str, Any]) -> nn.Module:
+    """The loss of a row; what the text encoder brings for it, as CLIP its logit_scale, takes the place of its own."""
+    criterion = LOSSES[name].make(model.config.embed_size, **options)
+    for key, parameter in model.text_encoder.loss_parameters().items():
+        if key in criterion.state_dict():
+            setattr(criterion, key, parameter)
+    return criterion

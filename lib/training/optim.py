@@ -36,7 +36,44 @@ def _fused(groups: list[dict]) -> bool | None:
     return groups[0]["params"][0].is_cuda or None
 
 
-OPTIMIZERS = {"adam": adamw, "sgd": sgd}
+class TransformersAdamW(torch.optim.Optimizer):
+    """AdamW as transformers had it (released code of CLIP-based ESL), all weights of a group at once.
+
+    theta -= lr sqrt(1 - b2^n) / (1 - b1^n) m / (sqrt(v) + eps), then theta *= 1 - lr weight_decay: `eps` stands before
+    the bias correction, and what decays is the new theta. A weight without gradient is left alone.
+    """
+
+    def __init__(self, groups: list[dict], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6):
+        super().__init__(groups, {"betas": betas, "eps": eps, "weight_decay": WEIGHT_DECAY})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if weights:
+                self._update(weights, group)
+
+    def _update(self, weights: list[nn.Parameter], group: dict) -> None:
+        (b1, b2), rate = group["betas"], group["lr"]
+        states = [self.state[p] or self._begin(p) for p in weights]
+        for state in states:
+            state["step"] += 1
+        gradients, m, v = [p.grad for p in weights], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+        torch._foreach_lerp_(m, gradients, 1 - b1)
+        torch._foreach_mul_(v, b2)
+        torch._foreach_addcmul_(v, gradients, gradients, 1 - b2)
+        divisors = torch._foreach_sqrt(v)
+        torch._foreach_add_(divisors, group["eps"])
+        steps = [-rate * (1 - b2 ** s["step"]) ** 0.5 / (1 - b1 ** s["step"]) for s in states]
+        torch._foreach_addcdiv_(weights, m, divisors, steps)
+        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+
+    def _begin(self, weight: nn.Parameter) -> dict:
+        self.state[weight] = {"step": 0, "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        return self.state[weight]
+
+
+OPTIMIZERS = {"adam": adamw, "sgd": sgd, "transformers_adamw": TransformersAdamW}
 
 
 def build_optimizer(
@@ -46,23 +83,31 @@ def build_optimizer(
     learning_rate: float,
     backbone_lr_factor: float = 0.01,
     weight_decay: float = WEIGHT_DECAY,
+    pretrained_rate: float | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer `name` over all parameters of model and loss, each in exactly one group.
 
     Pre-trained text parameters get a tenth of the learning rate, those of an image backbone `backbone_lr_factor` of it,
-    all others the whole; `base_lr` is a group's rate before any schedule.
+    all others the whole; with a `pretrained_rate` both get that. `base_lr` is a group's rate before any schedule. A
+    loss's own `after_step` follows each step.
     """
     text = model.text_encoder.pretrained_parameters()
     backbone = model.image_encoder.pretrained_parameters()
     taken = {id(parameter) for parameter in (*text, *backbone)}
     rest = [p for module in (model, criterion) for p in module.parameters() if id(p) not in taken]
     parts = [("head", rest, 1.0), ("text", text, TEXT_FACTOR), ("backbone", backbone, backbone_lr_factor)]
-    return OPTIMIZERS[name]([
-        {"name": name, "params": parameters, "lr": learning_rate * factor, "base_lr": learning_rate * factor,
+    optimizer = OPTIMIZERS[name]([
+        {"name": part, "params": parameters, "lr": learning_rate * factor, "base_lr": learning_rate * factor,
          "weight_decay": weight_decay}
-        for name, parameters, factor in parts
+        for part, parameters, factor in parts
         if parameters
     ])  # fmt: skip
+    for group in optimizer.param_groups:
+        if pretrained_rate is not None and group["name"] != "head":
+            group["lr"] = group["base_lr"] = pretrained_rate
+    if after_step := getattr(criterion, "after_step", None):
+        optimizer.register_step_post_hook(lambda *_: after_step())
+    return optimizer
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

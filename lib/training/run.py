@@ -71,14 +71,14 @@ class Run:
             self.unsaved_best, self.failure = copy.deepcopy(best), f"step {self.step} was not saved: {error}"
             logger.warning("warning: %s; training goes on and saves at the next occasion", self.failure)
 
-    def save_within(self, trainer: Trainer, log: EpochLog) -> None:
-        """Save in the middle of an epoch."""
+    def save_within(self, trainer: Trainer, log: EpochLog, improved: bool = False) -> None:
+        """Save in the middle of an epoch, and the best model where it `improved` there."""
         self.position = log.totals() | {"random": gather_objects(random_states(trainer.runner.devices))}
-        self.save(trainer)
+        self.save(trainer, improved)
 
     def mend(self, checkpoint: Checkpoint) -> None:
         """Write the best model again where a crash came between the two files of a save."""
-        if checkpoint.position or checkpoint.best_step != checkpoint.step:
+        if checkpoint.best_rsum < 0 or checkpoint.best_step != checkpoint.step:
             return
         with contextlib.suppress(InputError):  # none, or a damaged one
             if read_checkpoint(self.folder / BEST).step == checkpoint.step:

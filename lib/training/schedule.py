@@ -1,7 +1,11 @@
-"""What changes while a model trains, as a function of epoch and step alone: there is no state to save or restore."""
+"""What changes while a model trains, as a function of epoch and step alone: there is no state to save or restore.
+
+A new schedule is a class, and a row of SCHEDULES; its fields are flags of train.py.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,3 +51,24 @@ class Schedule:
             return 4
         thawed = since // self.backbone_warmup_epochs + 1 if self.backbone_warmup_epochs else 4
         return max(0, 4 - thawed)
+
+
+@dataclass(frozen=True)
+class CosineSchedule(Schedule):
+    """The rate rises from 0 over the share `warmup` of all steps, then falls along half a cosine (released code of
+    CLIP-based ESL). The rest is as in `Schedule`, but no loss is scaled: the rise takes the place of that ramp."""
+
+    num_epochs: int = 15
+    warmup: float = 0.1
+
+    def at(self, epoch: int, step: int, steps_per_epoch: int) -> Phase:
+        total, done = self.num_epochs * steps_per_epoch, epoch * steps_per_epoch + step
+        rise = int(self.warmup * total)
+        if done < rise:
+            rate = done / rise
+        else:
+            rate = (1 + math.cos(math.pi * (done - rise) / max(1, total - rise))) / 2
+        return super().at(epoch, step, steps_per_epoch)._replace(learning_rate=rate, loss_scale=1.0)
+
+
+SCHEDULES = {"step": Schedule, "cosine": CosineSchedule}

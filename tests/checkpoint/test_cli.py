@@ -83,7 +83,9 @@ def test_errors_are_one_line_and_exit_code_2(released, tmp_path, capsys):
     assert failure(capsys, "show", tmp_path / "absent.pth").count("\n") == 1
     assert "name another file" in failure(capsys, "convert", released, tmp_path / "." / "released.pth", "--to", "ours")
     assert "--to" in failure(capsys, "convert", released, tmp_path / "b.pth", "--to", "theirs")
-    with pytest.raises(InputError, match="^--to is 'theirs', expected one of ours, released_bigru, released$"):
+    with pytest.raises(
+        InputError, match="^--to is 'theirs', expected one of ours, released_bigru, released_clip, released$"
+    ):
         convert(released, tmp_path / "b.pth", "theirs")
 
 

@@ -5,18 +5,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lib.config import Option
 from lib.datasets.tokenisers import TOKENISERS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.encoders.encoder import EncoderPart, ImageEncoder, TextEncoder
 from lib.fragments import Fragments, Tokens
-from tests.helpers import BERT
+from tests.helpers import BERT, CLIP_IMAGE, CLIP_TEXT, SWIN, VIT
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
-SMALL = {"regions": {"img_dim": 5}, "grid": {"backbone_source": "tiny", "input_scale_factor": 0.25}, "bert": BERT,
-         "bigru": {"vocab_size": 10, "word_dim": 4}}  # fmt: skip
+PROCESSOR = {"input_size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+IMAGES = {
+    "regions": {"img_dim": 5},
+    "grid": {"backbone_source": "tiny", "input_scale_factor": 0.25},
+    "clip": CLIP_IMAGE | {"clip_output": "tokens"},
+    "vit": VIT | PROCESSOR,
+    "swin": SWIN | PROCESSOR,
+}
+TEXTS = {
+    "bert": BERT,
+    "bigru": {"vocab_size": 10, "word_dim": 4},
+    "clip": CLIP_TEXT | {"clip_output": "tokens"},
+}
 
 
 @pytest.mark.parametrize("contract", [ImageEncoder, TextEncoder])
@@ -50,13 +62,15 @@ def test_a_row_completes_its_options_and_hands_on_the_paths():
 @pytest.mark.parametrize("name", IMAGE_ENCODERS)
 def test_every_image_encoder_turns_what_its_row_reads_into_fragments(name):
     part = IMAGE_ENCODERS[name]
-    options = part.complete(12, SMALL[name])
-    encoder = part.make(12, **SMALL[name]).eval()
+    options = part.complete(12, IMAGES[name])
+    encoder = part.make(12, **IMAGES[name]).eval()
     assert isinstance(encoder, ImageEncoder)
     if part.transform is None:
         images = Fragments.full(torch.randn(2, 3, options["img_dim"]))
     else:
         transform, image = part.transform(options), np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+        if hasattr(transform, "decode"):
+            image = transform.decode(Image.fromarray(image))
         images = torch.stack([transform(image, None), transform(image, np.random.default_rng(0))])
     encoded = encoder(images)
     assert encoded.features.shape == (*encoded.mask.shape, 12) and encoded.count == 2
@@ -65,7 +79,7 @@ def test_every_image_encoder_turns_what_its_row_reads_into_fragments(name):
 
 @pytest.mark.parametrize("name", TEXT_ENCODERS)
 def test_every_text_encoder_turns_tokens_of_a_known_tokeniser_into_fragments(name):
-    encoder = TEXT_ENCODERS[name].make(12, **SMALL[name]).eval()
+    encoder = TEXT_ENCODERS[name].make(12, **TEXTS[name]).eval()
     captions = Tokens(torch.tensor([[2, 5, 6, 3], [2, 9, 3, 0]]), torch.tensor([4, 3]))
     encoded = encoder(captions)
     assert isinstance(encoder, TextEncoder) and TEXT_ENCODERS[name].tokeniser in TOKENISERS

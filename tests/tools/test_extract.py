@@ -263,17 +263,17 @@ def test_the_command_goes_on_after_an_interruption(images, tmp_path, monkeypatch
     argv = (*TINY, "--images", images.folder, "--out", tmp_path / "out", "--batch_size", 2)
     read = ImageFolder.read
 
-    def interrupted(self, row):
+    def interrupted(self, row, *decode):
         if row == 4:
             raise KeyboardInterrupt
-        return read(self, row)
+        return read(self, row, *decode)
 
     monkeypatch.setattr(ImageFolder, "read", interrupted)
     with pytest.raises(SystemExit) as stopped:
         _main(*argv)
     assert stopped.value.code == 130
     rows = []
-    monkeypatch.setattr(ImageFolder, "read", lambda self, row: rows.append(row) or read(self, row))
+    monkeypatch.setattr(ImageFolder, "read", lambda self, row, *decode: rows.append(row) or read(self, row))
     _main(*argv)
     assert rows == [4, 5, 6]
 

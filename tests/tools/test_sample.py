@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, BertModel
+from transformers import AutoTokenizer, BertModel, CLIPModel
 
+from lib.datasets.tokenisers.clip import load_clip_tokenizer
 from lib.errors import InputError
 from lib.tools.sample.__main__ import main
 from lib.tools.sample.pictures import REGIONS, region_features, scene_boxes
@@ -239,6 +240,19 @@ def test_bert_loads_completely_and_tells_words_apart(sample):
     assert (states @ states.T - torch.eye(4)).abs().max() < 0.5
 
 
+def test_clip_loads_completely_and_has_a_token_for_each_word_of_every_caption(sample):
+    clip, report = CLIPModel.from_pretrained(sample / "clip", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert (clip.config.projection_dim, clip.config.vision_config.image_size) == (256, 32)
+    assert not any(torch.equal(p, torch.zeros_like(p)) for p in clip.parameters() if p.ndim > 1)
+    tokeniser = load_clip_tokenizer(sample / "clip")
+    assert len(tokeniser) == clip.config.text_config.vocab_size
+    for caption in lines(sample / "f30k" / "precomp" / "train_caps.txt"):
+        words = [word for word in caption.lower().split() if not word.endswith("s")]
+        assert [token.removesuffix("</w>") for token in tokeniser.tokenize(" ".join(words))] == words
+    assert tokeniser.tokenize("Zebra") == ["z", "e", "b", "r", "a</w>"]
+
+
 def test_the_vocabulary_is_sorted_and_without_template_marks():
     words = vocabulary()
     assert words == sorted(set(words)) and all(word.isalpha() and word.islower() for word in words)
@@ -260,7 +274,7 @@ def test_bad_sizes_are_one_clear_line_and_exit_code_2(tmp_path, capsys, argument
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["coco", "f30k", "bert"])
+@pytest.mark.parametrize("name", ["coco", "f30k", "bert", "clip"])
 def test_files_that_are_not_sample_data_are_never_overwritten(tmp_path, name):
     mine = tmp_path / name / "config.json"
     mine.parent.mkdir()

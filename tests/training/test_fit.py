@@ -17,11 +17,11 @@ from lib.model import build_model
 from lib.parallel import Runner
 from lib.training import fit as module
 from lib.training.engine import Trainer
-from lib.training.fit import fit, resume
+from lib.training.fit import fit, resume, validation_steps
 from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer
 from lib.training.run import Run
-from lib.training.schedule import Phase, Schedule
+from lib.training.schedule import CosineSchedule, Phase, Schedule
 from lib.training.tracking import Tracker
 from tests.helpers import content, differences, small_batch, small_config
 
@@ -153,6 +153,27 @@ def test_validating_within_an_epoch_never_chooses_a_model(tmp_path, monkeypatch,
     ]  # 6 is the end of an epoch
     assert epoch_in(tmp_path / "model_best.pth") == (1, 0.0)
     assert read_checkpoint(tmp_path / "checkpoint.pth").best_rsum == 100.0
+
+
+def test_several_validations_an_epoch_are_spread_evenly_and_each_may_choose_the_best(tmp_path, monkeypatch, lines):
+    assert validation_steps(101, 4) == [26, 51, 76, 101] and validation_steps(7, 1) == [7]
+    assert validation_steps(2, 4) == [1, 1, 1, 2]  # more than there are steps: each step once
+    fit(played(monkeypatch), LOADER, run_in(tmp_path, validations=2), rsums(200.0, 100.0, 150.0, 90.0))
+    assert [line for line in lines if line.startswith("step")] == [
+        "step 2  dev RSUM 200.0   best so far",
+        "step 5  dev RSUM 150.0",
+    ]
+    assert epoch_in(tmp_path / "model_best.pth") == (0, 0.0) and epoch_in(tmp_path / "checkpoint.pth") == (2, 1.0)
+    assert read_checkpoint(tmp_path / "checkpoint.pth").best_rsum == 200.0
+
+
+def test_what_a_schedule_depends_on_is_not_free_to_change(tmp_path, lines):
+    trainer = trainer_of()
+    checkpoint = saved(trainer, tmp_path)
+    for schedule, said in ((Schedule(), False), (CosineSchedule(num_epochs=9), True)):
+        trainer.schedule = schedule
+        resume(run_in(tmp_path, num_epochs=9), trainer, checkpoint)
+        assert any(line.startswith("note: --num_epochs was 2") for line in lines) == said
 
 
 def test_an_epoch_ends_with_its_time_and_a_table_of_its_recalls(tmp_path, monkeypatch, lines):

@@ -150,3 +150,45 @@ def test_a_factor_is_taken_of_each_groups_own_rate_and_not_of_the_factor_before(
         set_learning_rates(optimizer, factor)
         rates = [group["lr"] for group in optimizer.param_groups]
         assert rates == pytest.approx([1e-3 * factor, text * factor, 2e-5 * factor])
+
+
+def test_transformers_adamw_follows_its_rule_with_a_count_of_steps_for_each_weight():
+    weights = [nn.Parameter(torch.randn(3).double()) for _ in range(3)]
+    optimizer = OPTIMIZERS["transformers_adamw"]([{"params": weights, "lr": 0.01, "weight_decay": 0.2}])
+    expected = [weight.detach().clone() for weight in weights]
+    moments = [[torch.zeros(3).double(), torch.zeros(3).double(), 0] for _ in weights]
+    for step in range(5):
+        for place, weight in enumerate(weights):
+            weight.grad = torch.randn(3).double() * 1e-6 if place == 0 or (place == 1 and step > 1) else None
+            if weight.grad is not None:  # the eps of 1e-6 shows: gradients are as small
+                m, v, n = moments[place]
+                m, v, n = 0.9 * m + 0.1 * weight.grad, 0.999 * v + 0.001 * weight.grad**2, n + 1
+                moments[place] = m, v, n
+                rate = 0.01 * (1 - 0.999**n) ** 0.5 / (1 - 0.9**n)
+                expected[place] = (expected[place] - rate * m / (v.sqrt() + 1e-6)) * (1 - 0.01 * 0.2)
+        optimizer.step()
+    for weight, value in zip(weights, expected, strict=True):
+        assert torch.allclose(weight.detach(), value, rtol=1e-12)
+    assert weights[2] not in optimizer.state
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_rate_for_pretrained_parts_takes_the_place_of_their_shares(name):
+    model = build_model(small_config("vse_infty", grid=True))
+    optimizer = build_optimizer(model, LOSS, name, 1e-3, pretrained_rate=1e-6)
+    rates = {group["name"]: (group["lr"], group["base_lr"]) for group in optimizer.param_groups}
+    assert rates == {"head": (1e-3, 1e-3), "text": (1e-6, 1e-6), "backbone": (1e-6, 1e-6)}
+
+
+def test_what_a_loss_does_after_a_step_follows_the_optimizers():
+    class Counting(LearnedLoss):
+        seen = ()
+
+        def after_step(self):
+            self.seen = (*self.seen, float(self.temperature[0].detach()))
+
+    loss = Counting()
+    _, optimizer = optimizer_of(False, "adam", loss=loss)
+    loss.temperature.grad = torch.ones(3)
+    optimizer.step()
+    assert loss.seen == (float(loss.temperature[0].detach()),) != (1.0,)

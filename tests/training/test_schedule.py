@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
-from lib.training.schedule import Schedule
+from lib.training.schedule import CosineSchedule, Schedule
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,25 @@ def test_a_phase_follows_from_epoch_and_step_alone_in_any_order():
     assert [schedule.at(*place, 3) for place in reversed(places)] == forward[::-1]
     with pytest.raises(dataclasses.FrozenInstanceError):
         schedule.lr_update = 9
+
+
+def test_the_cosine_schedule_rises_from_0_over_its_warm_up_and_falls_to_0_behind_the_last_step():
+    schedule = CosineSchedule(num_epochs=2, warmup=0.1)
+    rates = [schedule.at(epoch, step, 10).learning_rate for epoch in range(2) for step in range(10)]
+    assert rates[:3] == [0.0, 0.5, 1.0] and rates[11] == pytest.approx(0.5)
+    assert (
+        rates[-1] == pytest.approx((1 + math.cos(math.pi * 17 / 18)) / 2)
+        and sorted(rates[2:], reverse=True) == rates[2:]
+    )
+    assert CosineSchedule(num_epochs=1, warmup=0.0).at(0, 0, 4).learning_rate == 1.0
+    assert CosineSchedule(num_epochs=1, warmup=1.0).at(0, 3, 4).learning_rate == 0.75
+
+
+def test_the_cosine_schedule_has_the_stages_of_the_other_without_its_ramp():
+    cosine, step = (
+        CosineSchedule(staged=True, embedding_warmup_epochs=1),
+        Schedule(staged=True, embedding_warmup_epochs=1),
+    )
+    assert [cosine.at(epoch, 1, 4).fixed_blocks for epoch in range(3)] == [4, 0, 0]
+    assert [cosine.at(epoch, 1, 4).loss_scale for epoch in range(3)] == [1.0] * 3
+    assert step.at(1, 1, 4).loss_scale == 0.25

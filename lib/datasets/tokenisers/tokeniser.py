@@ -23,6 +23,11 @@ class Tokeniser:
     vocab_size: int
     max_length: int
 
+    @property
+    def room(self) -> int:
+        """How many tokens of a caption are kept, its frame not counted."""
+        return self.max_length - len(self.frame)
+
     def split(self, captions: list[str]) -> list[tuple[list[int], list[int]]]:
         """For each caption its token ids, without the frame, and the number (0, 0, 1, …) of the word of each."""
         raise NotImplementedError

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lib.datasets.tokenisers.hub import one_line, tokenizer_folder
 from lib.datasets.tokenisers.tokeniser import Tokeniser
 from lib.errors import InputError
 
@@ -57,64 +57,16 @@ def load_tokenizer(bert_path: str):
     A hub name is looked up in the local cache first. Raises InputError when there is no such folder, when it holds no
     BERT vocabulary, and when the hub can't be reached.
     """
-    folder = _tokenizer_folder(str(bert_path))
+    folder = tokenizer_folder(str(bert_path), VOCABULARY_FILES, "--bert_path", "BERT")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said explicitly, forked loader workers print no warning
     from transformers import BertTokenizer  # here: it takes seconds, and reading text files does without
 
     try:
         tokenizer = BertTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # broken JSON, a vocabulary of another kind: the library raises all sorts
-        raise InputError(
-            f"{folder}: no usable BERT tokenizer ({_one_line(error)}); expected a BERT vocab.txt"
-        ) from None
+        raise InputError(f"{folder}: no usable BERT tokenizer ({one_line(error)}); expected a BERT vocab.txt") from None
     special = (tokenizer.unk_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id)
     inside = all(token is not None and 0 < token < tokenizer.vocab_size for token in special)
     if not inside or tokenizer.pad_token_id != 0:
         raise InputError(f"{folder}: the vocabulary must start with [PAD] and hold [UNK], [CLS], [SEP] and [MASK]")
     return tokenizer
-
-
-def _tokenizer_folder(bert_path: str) -> Path:
-    folder = Path(bert_path).expanduser()
-    if folder.is_dir():
-        if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-            raise InputError(f"{folder}: neither {' nor '.join(VOCABULARY_FILES)} there; --bert_path needs a tokenizer")
-        return folder
-    if folder.exists() or folder.is_absolute() or bert_path.startswith((".", "~")) or bert_path.count("/") > 1:
-        raise InputError(f"{bert_path}: no such folder; --bert_path takes a BERT folder or a hub name")
-    return _cached_folder(bert_path) or _download(bert_path)
-
-
-def _cached_folder(name: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = {file: try_to_load_from_cache(name, file) for file in (*VOCABULARY_FILES, "tokenizer_config.json")}
-    except HFValidationError:
-        raise InputError(f"{name!r} is neither a folder nor a hub name; --bert_path takes either") from None
-    present = {file: Path(path) for file, path in cached.items() if isinstance(path, str)}
-    whole = "tokenizer.json" in present or {"vocab.txt", "tokenizer_config.json"} <= present.keys()
-    return next(iter(present.values())).parent if whole else None
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        HfApi().model_info(name, timeout=10)  # one request without retries, so that a node without network says so soon
-        files = [*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json"]
-        folder = Path(snapshot_download(name, allow_patterns=files))
-    except Exception as error:
-        raise InputError(
-            f"{name}: no such folder, and its tokenizer could not be fetched from the hub ({_one_line(error)}); "
-            "download the model on a machine with network and give its folder as --bert_path"
-        ) from None
-    if not any((folder / file).is_file() for file in VOCABULARY_FILES):
-        raise InputError(f"{name}: the hub's model holds neither {' nor '.join(VOCABULARY_FILES)}; give a BERT model")
-    return folder
-
-
-def _one_line(error: Exception) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return first[:160] or type(error).__name__

@@ -52,6 +52,7 @@ class Attention:
             raise InputError(f"--pictures: the head of {path} compares no word with a region; ESL checkpoints do")
         what = reads(checkpoint.config, machine_paths(args))
         self.inputs = open_inputs(args.data_path, setting.dataset, setting.split_name, what, setting.limit)
+        self.decode = getattr(what.transform, "decode", None)
         self.runner, self.grid = Runner(model, visible_devices(args.device)[:1]), what.transform is not None
         folder, names = image_folder(args.data_path, setting.dataset), read_id_mapping(args.data_path)
         self.photos = ImageFolder(folder, names, self.inputs.split.image_ids)
@@ -98,5 +99,5 @@ class Attention:
         shown = [place for place, word in enumerate(words) if is_word(word)] or list(range(len(words)))
         spelled = np.array(as_written(words, text), object)[shown].tolist()
         line = f"score {self.scores[image, caption]:.4f}  ·  {self.photos.path(image).name}"
-        figure = draw_picture(spelled, rows[shown], text, line, self.photos.read(image), boxes, self.grid)
+        figure = draw_picture(spelled, rows[shown], text, line, self.photos.read(image, self.decode), boxes, self.grid)
         save_picture(figure, target, DPI)

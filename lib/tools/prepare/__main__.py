@@ -13,7 +13,7 @@ from lib.datasets import DATA_NAME, DATA_SETS
 from lib.tools.prepare.check import check_data
 from lib.tools.prepare.cxc import prepare_cxc
 from lib.tools.prepare.ids import KEY_KINDS
-from lib.tools.prepare.karpathy import prepare_captions
+from lib.tools.prepare.karpathy import TEXTS, prepare_captions
 from lib.tools.prepare.outputs import Target
 from lib.tools.prepare.own import prepare_own
 from lib.tools.prepare.regions import Options, prepare_regions
@@ -33,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("source", type=Path, help="Karpathy's dataset_coco.json or dataset_flickr30k.json")
     add("data_path", type=Path, help="folder of the data set, made when it is missing")
     add("--data_name", choices=DATA_SETS, required=True)
+    raw = "raw: as CLIP-based ESL reads them, Flickr30K's without the full stops at their ends (default %(default)s)"
+    add("--text", choices=TEXTS, default="sentence", help=raw)
 
     text = "region features from TSV files or .npz files"
     add = commands.add_parser("regions", help=text, parents=[replacing]).add_argument
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (`check`: 1 when training or evaluation could not run)."""
     args = build_parser().parse_args(argv)
     if args.command == "captions":
-        prepare_captions(args.source, Target(args.data_path, args.data_name, args.overwrite))
+        prepare_captions(args.source, Target(args.data_path, args.data_name, args.overwrite), args.text)
     elif args.command == "regions":
         options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
         target = Target(args.data_path, args.data_name, args.overwrite)

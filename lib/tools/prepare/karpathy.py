@@ -12,6 +12,8 @@ from lib.errors import InputError, shown
 from lib.files import read_json
 from lib.tools.prepare.outputs import Image, Target, one_line
 
+TEXTS = ("sentence", "raw")  # as written; as CLIP-based ESL reads it
+FULL_STOPS = {"coco": "", "f30k": "."}  # which it takes away from both ends of a sentence
 DATASET_NAMES = {"coco": "coco", "f30k": "flickr30k"}
 SPLITS = {  # his names → ours
     "coco": {"train": "train", "restval": "train", "val": "dev", "test": "testall"},
@@ -23,12 +25,12 @@ PUBLISHED_SIZES = {
 }
 
 
-def prepare_captions(source: Path, target: Target) -> None:
-    """Write the captions, ids and image paths of every split that has images.
+def prepare_captions(source: Path, target: Target, text: str = "sentence") -> None:
+    """Write the captions, ids and image paths of every split that has images; `text` is one of TEXTS.
 
     Raises InputError for a file that isn't Karpathy's, and before anything is replaced that mustn't be.
     """
-    images = read_karpathy(source, target.data_name)
+    images = read_karpathy(source, target.data_name, text)
     splits = choose_splits(images, target.data_name)
     target.write_splits((image for image, _ in images), splits)
     for split, chosen in splits.items():
@@ -36,7 +38,7 @@ def prepare_captions(source: Path, target: Target) -> None:
             print(f"note: the published {split} has {published:,} images")
 
 
-def read_karpathy(source: Path, data_name: str) -> list[tuple[Image, str]]:
+def read_karpathy(source: Path, data_name: str, text: str = "sentence") -> list[tuple[Image, str]]:
     """Every image of the file with our name of its split, in file order.
 
     COCO ids are `cocoid`, Flickr30K ids are `imgid`. Captions are the first `raw` sentences (cased, with punctuation)
@@ -48,7 +50,8 @@ def read_karpathy(source: Path, data_name: str) -> list[tuple[Image, str]]:
     if content.get("dataset", DATASET_NAMES[data_name]) != DATASET_NAMES[data_name]:
         raise InputError(f"{source}: holds the data set {content['dataset']!r}, but --data_name is {data_name}")
     bar = tqdm(entries, desc="captions", unit=" images", disable=None)
-    images = [_read_image(entry, f"{source}, images[{place}]", data_name) for place, entry in enumerate(bar)]
+    ends = FULL_STOPS[data_name] if text == "raw" else ""
+    images = [_read_image(entry, f"{source}, images[{place}]", data_name, ends) for place, entry in enumerate(bar)]
     _require_unique(source, "id", ((image.id, f"images[{place}]") for place, (image, _) in enumerate(images)))
     owners = ((number, f"image {image.id}") for image, _ in images for number in image.caption_ids)
     _require_unique(source, "sentid", owners)
@@ -66,7 +69,7 @@ def choose_splits(images: list[tuple[Image, str]], data_name: str) -> dict[str, 
     return {split: chosen[: sizes[split]] for split, chosen in named.items() if chosen}
 
 
-def _read_image(entry, where: str, data_name: str) -> tuple[Image, str]:
+def _read_image(entry, where: str, data_name: str, ends: str) -> tuple[Image, str]:
     number = _get(entry, "cocoid" if data_name == "coco" else "imgid", int, where)
     split, splits = _get(entry, "split", str, where), SPLITS[data_name]
     if split not in splits:
@@ -79,7 +82,7 @@ def _read_image(entry, where: str, data_name: str) -> tuple[Image, str]:
     sentences = _get(entry, "sentences", list, f"{where}: image {number}")
     for index, sentence in enumerate(sentences[: data_set(data_name).captions_per_image]):
         sentence_where = f"{where}: image {number}, sentences[{index}]"
-        captions.append(one_line(_get(sentence, "raw", str, sentence_where)))
+        captions.append(one_line(_get(sentence, "raw", str, sentence_where).strip(ends or None)))
         if not captions[-1]:
             raise InputError(f"{sentence_where}: is empty; remove the sentence or write its text")
         caption_ids.append(_get(sentence, "sentid", int, sentence_where))

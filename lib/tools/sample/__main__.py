@@ -11,11 +11,12 @@ from lib.tools.sample.writing import SampleConfig, write_sample
 
 @script
 def main(argv: list[str] | None = None) -> None:
-    """Draw the sample data sets and write the tiny BERT."""
+    """Draw the sample data sets and write the tiny BERT and CLIP."""
     parser = Parser(
         prog="python -m lib.tools.sample",
         description="Draw scenes of coloured shapes with captions, boxes and region features into OUT/coco and "
-        "OUT/f30k, and write a tiny BERT for them into OUT/bert. The same settings write the same bytes.",
+        "OUT/f30k, and write a tiny BERT and a tiny CLIP for them into OUT/bert and OUT/clip. The same settings write "
+        "the same bytes.",
     )
 
     def add_number(name: str, text: str, default: str = "%(default)s") -> None:
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         sizes = ", ".join(f"{split} {count}" for split, count in config.parts(dataset).items())
         print(f"{out / dataset}: {sizes} images")
     print(f"{out / 'bert'}: a tiny BERT for their captions")
+    print(f"{out / 'clip'}: a tiny CLIP for their images and captions")
 
 
 if __name__ == "__main__":

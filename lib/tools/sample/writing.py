@@ -21,6 +21,7 @@ from lib.datasets import DATA_SETS
 from lib.errors import InputError
 from lib.files import atomic_write, write_json
 from lib.tools.sample.bert import write_bert
+from lib.tools.sample.clip import write_clip
 from lib.tools.sample.pictures import REGIONS, draw_scene, region_features, scene_boxes
 from lib.tools.sample.relatedness import annotations
 from lib.tools.sample.scenes import CAPTIONS_PER_IMAGE, mentions_of, random_scene, vocabulary, write_captions
@@ -61,12 +62,12 @@ class SampleConfig:
 
 
 def write_sample(out: str | Path, config: SampleConfig, datasets: Sequence[str] = tuple(DATA_SETS)) -> None:
-    """Write `out`/coco and `out`/f30k (or what `datasets` names) and `out`/bert.
+    """Write `out`/coco and `out`/f30k (or what `datasets` names), `out`/bert and `out`/clip.
 
     Raises InputError, before anything is drawn, when one of them holds other files or can't be written.
     """
     out = Path(out)
-    for folder in (out / name for name in (*datasets, "bert")):
+    for folder in (out / name for name in (*datasets, "bert", "clip")):
         if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARKER).is_file():
             raise InputError(
                 f"{folder}: holds files that are not sample data and would be overwritten; name another folder"
@@ -75,6 +76,7 @@ def write_sample(out: str | Path, config: SampleConfig, datasets: Sequence[str] 
     for dataset in datasets:
         _write_dataset(out / dataset, dataset, config)
     write_bert(out / "bert", vocabulary(), config.seed)
+    write_clip(out / "clip", vocabulary(), config.seed)
 
 
 def _write_dataset(folder: Path, dataset: str, config: SampleConfig) -> None:

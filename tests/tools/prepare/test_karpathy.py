@@ -10,7 +10,7 @@ import pytest
 from lib.datasets.splits import open_split
 from lib.errors import InputError
 from lib.tools.prepare.__main__ import main
-from lib.tools.prepare.karpathy import read_karpathy
+from lib.tools.prepare.karpathy import DATASET_NAMES, read_karpathy
 
 
 def coco_image(number: int, split: str, sentences: int = 5, texts: list | None = None, **changes) -> dict:
@@ -151,3 +151,13 @@ def test_file_of_the_other_data_set_is_refused(tmp_path):
     source = write(tmp_path / "f.json", [flickr_image(0, "train")], "flickr30k")
     with pytest.raises(InputError, match="holds the data set 'flickr30k', but --data_name is coco"):
         read_karpathy(source, "coco")
+
+
+def test_raw_text_is_what_clip_based_esl_reads_of_each_data_set(tmp_path):
+    raw = ".A Dog,\n runs.."
+    texts = [{"raw": raw, "sentid": k} for k in range(5)]
+    for name, image, expected in (("coco", coco_image, ".A Dog, runs.."), ("f30k", flickr_image, "A Dog, runs")):
+        source = write(tmp_path / f"{name}.json", [image(0, "train") | {"sentences": texts}], DATASET_NAMES[name])
+        for flags, caption in (([], ".A Dog, runs.."), (["--text", "raw"], expected)):
+            run(source, tmp_path / name, "--overwrite", *flags, data_name=name)
+            assert lines(tmp_path / name / "precomp" / "train_caps.txt") == [caption] * 5

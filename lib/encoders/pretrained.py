@@ -1,0 +1,63 @@
+"""Models in Hugging Face form, loaded from a folder or the hub, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from lib.errors import InputError, listed
+
+
+def load_pretrained(flag: str, path: str | Path, load: Callable[[str], Any], what: str = "BERT") -> Any:
+    """`load(path)`, with one line for whatever goes wrong: a model in Hugging Face form, which `flag` names."""
+    try:
+        with quiet_transformers():
+            return load(str(path))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    problem = f"not a {what} model in Hugging Face form"
+    if not os.path.isdir(path):
+        problem = "no such folder, and a hub model of that name could not be loaded"
+    raise InputError(
+        f"{flag} {path}: {problem} ({reason}); give a folder with config.json, model.safetensors and the vocabulary"
+    )
+
+
+def own_config(kind: type[PretrainedConfig], path: str) -> PretrainedConfig:
+    """The configuration of a folder or hub name; ValueError where that is of another kind of model."""
+    found = kind.get_config_dict(path)[0].get("model_type")
+    if found != kind.model_type:
+        raise ValueError(f"its model_type is {found}, expected {kind.model_type}")
+    return kind.from_pretrained(path)
+
+
+def whole_model(kind: type[PreTrainedModel], path: str, **settings: Any) -> PreTrainedModel:
+    """The model of a folder or hub name in float32; ValueError where weights are missing or of another shape."""
+    own_config(kind.config_class, path)
+    model, info = kind.from_pretrained(path, output_loading_info=True, **settings)
+    if missing := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        raise ValueError(f"it lacks {listed(missing)}")
+    return model.float()
+
+
+@contextlib.contextmanager
+def quiet_transformers():
+    """Keep transformers' and the hub's warnings and progress bars off the console while a part loads."""
+    before = transformers_logging.get_verbosity()
+    hub = logging.getLogger("huggingface_hub")
+    hub_before = hub.level
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        hub.setLevel(hub_before)
