@@ -25,9 +25,9 @@ from lib.model import build_model, complete, reads
 from lib.parallel import Runner
 from lib.tools import score
 from lib.training.engine import Trainer
-from lib.training.fit import Run
 from lib.training.losses import build_loss
 from lib.training.optim import build_optimizer
+from lib.training.run import Run
 from lib.training.schedule import CosineSchedule
 from tests import helpers
 from tests.conftest import SHARED, needs_shared

@@ -79,7 +79,7 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
         totals = {name: run.position[name] for name in TOTALS} if run.position else {}
         if run.position:
             _set_random_states(run, trainer)
-        log = EpochLog(run.tracker, epoch, len(loader.batch_sampler), log_step, num_epochs, **totals)
+        log = EpochLog(run.tracker, epoch, steps, log_step, num_epochs, **totals)
         start = run.step - log.done
         with run.stop.waiting():
             try:
