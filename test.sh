@@ -7,4 +7,4 @@ cd "$(dirname "$0")"
 environment requirements-dev.txt
 ruff check .
 ruff format --check .
-python -m pytest "$@"
+python -m pytest -n 2 --dist loadfile "$@"
