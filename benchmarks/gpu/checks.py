@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.bench import ALL_NEGATIVES, Bench, distance, gradients
+from benchmarks.gpu.processes import shared_gradients
 from lib.alignment import Way, alignment_scores, gpu_kernel, plain
 from lib.checkpoint import load_model, read_checkpoint
 from lib.datasets.inputs import open_inputs
@@ -217,6 +218,16 @@ def two_gpus_give_the_numbers_of_one(bench: Bench) -> Result | None:
     return f"{apart:.1e}", apart <= 1e-3
 
 
+def torchrun_gives_the_numbers_of_one_process(bench: Bench) -> Result | None:
+    """gradients of a step that two processes of torchrun share against one"""
+    if bench.device.type == "cuda" and torch.cuda.device_count() < 2:
+        return None
+    trainer = bench.trainer(bench.model(), grad_clip=0.0)
+    trainer.step(bench.batch(), ALL_NEGATIVES)
+    apart = distance(shared_gradients(bench), gradients(trainer.runner.model))
+    return f"{apart:.1e}", apart <= 1e-3
+
+
 CHECKS = (
     scores_equal_the_definition,
     fused_kernel_equals_the_definition,
@@ -228,6 +239,7 @@ CHECKS = (
     a_step_fits_its_memory,
     recalls_hold_in_every_precision,
     two_gpus_give_the_numbers_of_one,
+    torchrun_gives_the_numbers_of_one_process,
 )
 
 
