@@ -88,7 +88,9 @@ def read_json(path: str | Path):
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder, expected a JSON file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # bytes that are no JSON, a number of thousands of digits
         raise InputError(f"{path}: not valid JSON ({error}); download or write the file again") from None
 
 

@@ -6,6 +6,7 @@ Letters: N images, C captions.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import re
 import warnings
@@ -65,7 +66,7 @@ def load_scores(path: str | Path) -> tuple[np.ndarray | list[np.ndarray], dict |
     else:
         scores = _load_matrix(path)
         beside = path.with_suffix(".json")
-    info = read_json(beside) if beside.is_file() else None
+    info = read_json(beside) if os.path.lexists(beside) else None
     if info is not None and not isinstance(info, dict):
         raise InputError(f"{beside}: expected a JSON object with the results' dataset and split")
     return scores, info

@@ -62,7 +62,7 @@ def read_records(path: Path, file_format: str | None, img_dim: int) -> Iterator[
     other than n x 4 and n x `img_dim`, and values that are no finite numbers.
     """
     if (file_format or path.suffix) in ("npz", ".npz"):
-        yield Record(path.stem, str(path), path.stat().st_size, partial(_decode_npz, path, img_dim))
+        yield Record(path.stem, str(path), _size(path), partial(_decode_npz, path, img_dim))
         return
     possible = [columns for name, columns in TSV_COLUMNS.items() if file_format in (None, name)]
     expected = " or ".join(f"{len(columns)} ({' '.join(columns)})" for columns in possible)
@@ -96,6 +96,15 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     raise InputError(f"{path}, line {number}: too long; not a TSV of region features")
                 if len(line) > 2 or line.strip():
                     yield number, line
+            if not file.tell():
+                raise InputError(f"{path}: is empty, expected a TSV of region features; copy it again")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
