@@ -1,52 +1,18 @@
-"""CxC: recalls against an obvious version and the golden case, both annotation forms, correlation, broken files."""
+"""CxC: recalls against an obvious version and the golden case, from both forms of annotations, and correlation."""
 
 from __future__ import annotations
 
-import csv
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from lib.errors import InputError
-from lib.evaluation import cxc, cxc_annotations
+from lib.evaluation import cxc
 from lib.evaluation.cxc import cxc_correlations, cxc_recalls, read_annotations
-from lib.evaluation.cxc_csv import COLUMNS
+from lib.evaluation.cxc_annotations import JSON_FILES
 from tests.conftest import SHARED, needs_shared
-
-N, C, D = 12, 36, 3
-IMAGES = 500 + 7 * np.arange(N)[::-1]  # ids neither sorted nor dense
-CAPTIONS = 9000 + 3 * np.random.default_rng(0).permutation(C)
-
-
-def write_folder(folder, images=IMAGES, captions=CAPTIONS, seed=1):
-    """Random JSON annotations; some ids lie outside the gallery, some lists are empty, some queries are missing."""
-    rng = np.random.default_rng(seed)
-    outside = [1, 2]
-
-    def pairs(queries, items, low, per_query, dropped=0):
-        pool = [*items.tolist(), *outside]
-        lists = {"3": [[int(items[0]), 5.0]]}  # a query outside the gallery
-        for query in queries[dropped:].tolist():
-            lists[str(query)] = [
-                [int(rng.choice(pool)), float(rng.uniform(low, 5))] for _ in range(rng.integers(per_query))
-            ]
-        return lists
-
-    t2i = pairs(captions, images, 3, 3, dropped=2)
-    i2t = pairs(images, captions, 3, 8)
-    write(folder, "cxc_it.json", {"t2i": t2i, "i2t": i2t})
-    write(folder, "cxc_i2i.json", pairs(images, images, 0, 6))
-    write(folder, "cxc_t2t.json", pairs(captions, captions, 0, 6))
-    (folder / "testall_ids.txt").write_text("\n".join(map(str, np.repeat(images, len(captions) // len(images)))))
-    (folder / "testall_capids.txt").write_text("\n".join(map(str, captions)) + "\n")
-    return folder
-
-
-def write(folder, name, content):
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(json.dumps(content))
+from tests.evaluation.cxc_files import CAPTIONS, IMAGES, C, D, N, write, write_csvs, write_folder
 
 
 def data(levels=3, seed=5):
@@ -58,7 +24,7 @@ def data(levels=3, seed=5):
 
 def slow_recalls(folder, scores, images, captions):
     """The rules, one query at a time."""
-    it, i2i, t2t = (json.loads((folder / name).read_text()) for name in cxc_annotations.JSON_FILES)
+    it, i2i, t2t = (json.loads((folder / name).read_text()) for name in JSON_FILES)
     image_row = {str(i): row for row, i in enumerate(IMAGES.tolist())}
     caption_row = {str(c): row for row, c in enumerate(CAPTIONS.tolist())}
     tasks = {
@@ -143,16 +109,6 @@ def test_without_vectors_the_tasks_within_a_modality_are_left_out(tmp_path):
     assert list(cxc_recalls(scores, images, None, annotations)) == ["i2t", "t2i", "i2i"]
 
 
-def test_image_ids_once_per_image_or_once_per_caption_mean_the_same(tmp_path):
-    folder = write_folder(tmp_path / "cxc")
-    repeated = read_annotations(folder)
-    handed_in = read_annotations(folder, IMAGES, CAPTIONS)
-    assert cxc_recalls(*data(), repeated) == cxc_recalls(*data(), handed_in)
-    np.testing.assert_array_equal(repeated.image_ids, IMAGES)
-    rows, owners = cxc_annotations.gallery_images(np.array([9, 9, 4, 9, 4]), 5)  # uneven counts
-    assert rows.tolist() == [9, 4] and owners.tolist() == [0, 0, 1, 0, 1]
-
-
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -165,59 +121,6 @@ def test_image_ids_once_per_image_or_once_per_caption_mean_the_same(tmp_path):
 def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, message):
     with pytest.raises(InputError, match=message):
         cxc_recalls(*arrays, read_annotations(write_folder(tmp_path / "cxc")))
-
-
-# ---- CSV files ----
-
-
-def image_name(image):
-    return f"COCO_val2014_{image:012d}.jpg"
-
-
-def caption_name(caption):
-    return f"COCO_val2014:sentid:{caption}"
-
-
-def write_csvs(folder):
-    """Ratings of IMAGES and CAPTIONS in the official columns; returns the SITS rows as (caption, image, rating)."""
-    folder.mkdir(exist_ok=True)
-    rng = np.random.default_rng(3)
-    ratings = {"sts": [], "sis": [], "sits": []}
-    for _ in range(60):
-        ratings["sts"].append((*rng.choice(CAPTIONS, 2, replace=False), rng.integers(0, 501) / 100))
-        ratings["sis"].append((*rng.choice(IMAGES, 2, replace=False), rng.integers(0, 501) / 100))
-        ratings["sits"].append((rng.choice(CAPTIONS), rng.choice(IMAGES), rng.integers(0, 501) / 100))
-    ratings["sits"] += [(c, i, 1.5) for c, i in zip(CAPTIONS, np.repeat(IMAGES, C // N), strict=True)]
-    ratings = {task: list({row[:2]: row for row in rows}.values()) for task, rows in ratings.items()}  # each pair once
-    for task, name in cxc_annotations.CSV_FILES.items():
-        with open(folder / name, "w", newline="") as file:
-            out = csv.writer(file)
-            out.writerow(COLUMNS[task])
-            left, right = ("image" if "image" in column else "caption" for column in COLUMNS[task][:2])
-            names = {"image": image_name, "caption": caption_name}
-            out.writerows([names[left](a), names[right](b), r, "x"] for a, b, r in ratings[task])
-    return ratings
-
-
-def test_csv_ratings_become_positives_by_their_thresholds(tmp_path):
-    ratings = write_csvs(tmp_path)
-    annotations = read_annotations(tmp_path, IMAGES, CAPTIONS)
-    image_row, caption_row = ({int(v): i for i, v in enumerate(ids)} for ids in (IMAGES, CAPTIONS))
-
-    def pairs(task):
-        positives = annotations.positives[task]
-        return set(zip(positives.query.tolist(), positives.item.tolist(), strict=True))
-
-    own = {(c, c // (C // N)) for c in range(C)}
-    across = {(caption_row[int(c)], image_row[int(i)]) for c, i, rating in ratings["sits"] if rating >= 3} | own
-    assert pairs("t2i") == across
-    assert pairs("i2t") == {(i, c) for c, i in across}
-    images = {(image_row[int(a)], image_row[int(b)]) for a, b, rating in ratings["sis"] if rating >= 2.5}
-    assert pairs("i2i") == images | {(b, a) for a, b in images}
-    captions = {(caption_row[int(a)], caption_row[int(b)]) for a, b, rating in ratings["sts"] if rating >= 3}
-    together = {(a, b) for a in range(C) for b in range(C) if a // (C // N) == b // (C // N) and a != b}
-    assert pairs("t2t") == captions | {(b, a) for a, b in captions} | together
-    assert len(annotations.positives["t2i"].queries) == C and len(annotations.positives["i2t"].queries) == N
 
 
 def test_csv_and_json_files_of_the_same_ratings_give_the_same_figures(tmp_path):
@@ -242,54 +145,6 @@ def test_csv_and_json_files_of_the_same_ratings_give_the_same_figures(tmp_path):
     both = cxc_correlations(*arrays, from_json, samples=50), cxc_correlations(*arrays, from_csv, samples=50)
     assert list(both[0]) == ["sts", "sis"] and list(both[1]) == ["sts", "sis", "sits"]  # cxc_it.json: positives alone
     assert all(both[0][task] == both[1][task] for task in both[0])
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("COCO_val2014_000000000500.jpg,COCO_val2014_000000000507.jpg", "2 columns"),
-        ("COCO_val2014_000000000500.jpg,507,3.0,x", "image2 is '507'"),
-        ("COCO_val2014_000000000500.jpg,COCO_val2014_000000000507.jpg,nan,x", "agg_score is 'nan'"),
-    ],
-)
-def test_broken_csv_lines_are_named(tmp_path, line, message):
-    write_csvs(tmp_path)
-    path = tmp_path / "sis_test.csv"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], line, *lines[2:]]))
-    with pytest.raises(InputError, match=f"sis_test.csv, line 3: {message}"):
-        read_annotations(tmp_path, IMAGES, CAPTIONS)
-
-
-def test_missing_and_broken_annotation_files_are_named(tmp_path):
-    with pytest.raises(InputError, match="cxc_it.json"):
-        read_annotations(tmp_path / "nowhere")
-    folder = write_folder(tmp_path / "cxc")
-    (folder / "cxc_t2t.json").unlink()
-    write_csvs(folder)
-    with pytest.raises(InputError, match="cxc_t2t.json missing"):  # half of the files is no reason to take the CSVs
-        read_annotations(folder)
-    (folder / "cxc_t2t.json").write_text('{"9000": [[9003, 4.0]')
-    with pytest.raises(InputError, match="cxc_t2t.json: not valid JSON"):
-        read_annotations(folder)
-    for content in ({"a": []}, {"9000": [9003]}, [1], {"9000": {"9003": 4.0}}):
-        write(folder, "cxc_t2t.json", content)
-        with pytest.raises(InputError, match="unknown form"):
-            read_annotations(folder)
-
-
-def test_ids_must_be_distinct_integers_that_fit_the_captions(tmp_path):
-    folder = write_folder(tmp_path / "cxc")
-    with pytest.raises(InputError, match="caption ids repeat"):
-        read_annotations(folder, IMAGES, np.zeros(C, np.int64))
-    with pytest.raises(InputError, match="image ids with repetitions"):
-        read_annotations(folder, np.zeros(N, np.int64), CAPTIONS)
-    (folder / "testall_ids.txt").write_text("12\nb'13'\n")
-    with pytest.raises(InputError, match="testall_ids.txt, line 2"):
-        read_annotations(folder)
-    (folder / "testall_ids.txt").unlink()
-    with pytest.raises(InputError, match="testall_ids.txt: cannot be read"):
-        read_annotations(folder)
 
 
 # ---- correlation ----
@@ -344,7 +199,7 @@ def test_correlation_follows_similarities_that_follow_the_ratings(tmp_path):
     assert result["sits"].mean > 80  # a few pairs are rated twice
 
 
-# ---- golden values and the real files ----
+# ---- golden values ----
 
 
 @needs_shared
@@ -358,28 +213,3 @@ def test_golden_recalls():
         if task == "i2i":
             expected[2] = 62.5  # the query itself excluded instead of scored 0
         assert list(figures.as_dict().values())[:3] == pytest.approx(expected, abs=1e-9)
-
-
-@needs_shared
-def test_facts_of_the_official_csv_files(tmp_path):
-    source = SHARED / "data/cxc"
-    if not source.is_dir():
-        pytest.skip("the CxC files are not here")
-    with open(source / "sits_test.csv", newline="") as file:
-        rows = [(row[0], row[1]) for row in csv.reader(file) if row[3] == "c2i_original"]
-    ids = [(int(image[-16:-4]), int(caption.split(":")[-1])) for caption, image in rows]
-    image_ids, caption_ids = np.array(sorted(ids)).T
-    for name in cxc_annotations.CSV_FILES.values():
-        shutil.copy(source / name, tmp_path / name)
-    annotations = read_annotations(tmp_path, image_ids, caption_ids)
-    sits = annotations.rated["sits"]
-    assert (sits.rating >= 3).sum() == 35_585 and len(np.unique(sits.first[sits.rating >= 3])) == 24_972
-    counts = {task: (len(p.queries), len(p.query)) for task, p in annotations.positives.items()}
-    assert counts["t2i"] == (25_000, 35_614) and counts["i2t"] == (5_000, 35_614)
-    assert (np.bincount(annotations.positives["t2i"].query) > 1).sum() == 8_005
-    assert counts["i2i"] == (4_791, 40_492)
-    assert counts["t2t"][0] == 25_000
-    sts = annotations.rated["sts"]
-    both_ways = {*zip(sts.first[sts.rating >= 3].tolist(), sts.second[sts.rating >= 3].tolist(), strict=True)}
-    both_ways |= {(b, a) for a, b in both_ways}
-    assert (len({a for a, _ in both_ways}), len(both_ways)) == (20_205, 32_368)

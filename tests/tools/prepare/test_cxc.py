@@ -1,4 +1,4 @@
-"""`prepare cxc`: the official CSV files to the annotation files, and the reader of those CSV files."""
+"""`prepare cxc`: the official CSV files to the annotation files."""
 
 from __future__ import annotations
 
@@ -7,42 +7,29 @@ import json
 import numpy as np
 import pytest
 
-from lib.errors import InputError
-from lib.evaluation.cxc_annotations import Gallery, gallery_images, listed_in_csvs, read_csvs
-from lib.evaluation.cxc_csv import read_pairs
 from lib.evaluation.eccv import package_metrics
 from lib.files import read_ids
 from lib.tools.prepare.__main__ import main
-from lib.tools.prepare.cxc import by_query
-from tests.conftest import SHARED, needs_shared
-
-
-def name(image: int) -> str:
-    return f"COCO_val2014_{image:012d}.jpg"
-
-
-def sentence(caption: int) -> str:
-    return f"COCO_val2014:sentid:{caption}"
-
+from tests.evaluation.cxc_files import caption_name, image_name
 
 SIS = [
     "image1,image2,agg_score,sampling_method",
-    f"{name(100)},{name(101)},2.5,i2i_csim",
-    f"{name(101)},{name(100)},2.4,i2i_csim",
-    f"{name(101)},{name(900)},1.0,i2i_csim",
+    f"{image_name(100)},{image_name(101)},2.5,i2i_csim",
+    f"{image_name(101)},{image_name(100)},2.4,i2i_csim",
+    f"{image_name(101)},{image_name(900)},1.0,i2i_csim",
 ]
 STS = [
     "caption1,caption2,agg_score,sampling_method",
-    f"{sentence(1)},{sentence(11)},3.0,c2c_isim",
-    f"{sentence(1)},{sentence(2)},4.5,c2c_cocaption",
+    f"{caption_name(1)},{caption_name(11)},3.0,c2c_isim",
+    f"{caption_name(1)},{caption_name(2)},4.5,c2c_cocaption",
 ]
 SITS = [
     "caption,image,agg_score,sampling_method",
-    f"{sentence(1)},{name(100)},4.75,c2i_original",
-    f"{sentence(11)},{name(101)},2.0,c2i_original",
-    f"{sentence(1)},{name(101)},3.0,c2i_intrasim",
-    f"{sentence(2)},{name(101)},2.99,c2i_intrasim",
-    f"{sentence(12)},{name(900)},5.0,c2i_intrasim",
+    f"{caption_name(1)},{image_name(100)},4.75,c2i_original",
+    f"{caption_name(11)},{image_name(101)},2.0,c2i_original",
+    f"{caption_name(1)},{image_name(101)},3.0,c2i_intrasim",
+    f"{caption_name(2)},{image_name(101)},2.99,c2i_intrasim",
+    f"{caption_name(12)},{image_name(900)},5.0,c2i_intrasim",
 ]
 
 
@@ -145,58 +132,7 @@ def test_without_caption_ids_those_of_the_package_are_written_where_the_images_a
     (data / "precomp" / "testall_capids.txt").unlink()
     (data / "precomp" / "testall_ids.txt").write_text("".join(f"{image}\n" for image in image_ids))
     image, caption = image_ids[0], metrics.coco_ids[0]
-    (csvs / "sits_test.csv").write_text(f"{SITS[0]}\n{sentence(caption)},{name(image)},5.0,c2i_original\n")
+    (csvs / "sits_test.csv").write_text(f"{SITS[0]}\n{caption_name(caption)},{image_name(image)},5.0,c2i_original\n")
     run(folders)
     np.testing.assert_array_equal(read_ids(data / "cxc_annots/testall_capids.txt"), metrics.coco_ids)
     np.testing.assert_array_equal(read_ids(data / "cxc_annots/testall_ids.txt"), image_ids)
-
-
-BROKEN = {
-    "short row": (f"{name(1)},{name(2)},1.0", "line 3: 3 columns, expected 4"),
-    "bad id": (f"{name(1)},{sentence(2)},1.0,x", "line 3: image2 is 'COCO_val2014:sentid:2', expected something like"),
-    "bad score": (f"{name(1)},{name(2)},good,x", "line 3: agg_score is 'good', expected a number from 0 to 5"),
-    "nan": (f"{name(1)},{name(2)},nan,x", "line 3: agg_score is 'nan'"),
-    "too high": (f"{name(1)},{name(2)},5.1,x", "line 3: agg_score is '5.1'"),
-    "duplicate": (SIS[1], f"line 3: {name(100)} and {name(101)} were rated in line 2 already"),
-    "quote": (f'"{name(1)}', "line 4: not CSV text"),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_csv_rows_are_named_with_their_line(tmp_path, case):
-    row, message = BROKEN[case]
-    path = tmp_path / "sis_test.csv"
-    path.write_text("\n".join([*SIS[:2], row]) + "\n")
-    with pytest.raises(InputError) as caught:
-        list(read_pairs(path, "sis"))
-    assert str(caught.value).startswith(f"{path}, {message}")
-
-
-def test_the_header_must_be_that_of_the_kind(tmp_path):
-    path = tmp_path / "x.csv"
-    for kind, rows in (("sis", SIS), ("sts", STS), ("sits", SITS)):
-        path.write_text("\r\n".join(rows) + "\r\n")
-        assert len(list(read_pairs(path, kind))) == len(rows) - 1
-    with pytest.raises(InputError, match="line 1: header is 'caption,image,.*, expected image1,image2,agg_score"):
-        list(read_pairs(path, "sis"))
-    path.write_text("a,b\n")
-    with pytest.raises(InputError, match="line 1: header is 'a,b', expected caption,image"):
-        list(read_pairs(path, "sits"))
-
-
-@needs_shared
-def test_official_test_files_hold_the_known_counts():
-    folder = SHARED / "data" / "cxc"
-    sits = list(read_pairs(folder / "sits_test.csv", "sits"))
-    positive = {(caption, image) for caption, image, score, _ in sits if score >= 3}
-    assert (len(positive), len({caption for caption, _ in positive})) == (35_585, 24_972)
-    original = np.array([pair[:2] for pair in sits if pair.method == "c2i_original"])  # (C, 2)
-    image_ids, image_of_caption = gallery_images(original[:, 1], len(original))
-    listed = listed_in_csvs(read_csvs(folder), Gallery(image_ids, original[:, 0], image_of_caption))
-    i2t, t2i, i2i, t2t = map(by_query, listed)
-    assert sum(map(len, t2i.values())) == sum(map(len, i2t.values())) == 35_614
-    assert (len(t2i), len(i2t)) == (25_000, 5_000)
-    assert sum(len(images) > 1 for images in t2i.values()) == 8_005
-    for items, threshold, queries, pairs in ((i2i, 2.5, 4_791, 40_492), (t2t, 3.0, 20_205, 32_368)):
-        positives = {(one, other) for one, rated in items.items() for other, score in rated if score >= threshold}
-        assert (len({one for one, _ in positives}), len(positives)) == (queries, pairs)
