@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lib.errors import InputError
-from lib.evaluation.cxc_annotations import CSV_FILES, gallery_images, read_annotations
+from lib.evaluation.cxc_annotations import CSV_FILES, Rows, gallery_images, read_annotations
 from tests.conftest import SHARED, needs_shared
-from tests.evaluation.cxc_files import CAPTIONS, IMAGES, C, N, write, write_csvs, write_folder
+from tests.evaluation.cxc_files import CAPTIONS, IMAGES, C, N, image_name, write, write_csvs, write_folder
 
 
 def pairs(annotations, task):
@@ -34,7 +34,6 @@ def test_csv_ratings_become_positives_by_their_thresholds(tmp_path):
     ratings = write_csvs(tmp_path)
     annotations = read_annotations(tmp_path, IMAGES, CAPTIONS)
     image_row, caption_row = ({int(v): i for i, v in enumerate(ids)} for ids in (IMAGES, CAPTIONS))
-
     own = {(c, c // (C // N)) for c in range(C)}
     across = {(caption_row[int(c)], image_row[int(i)]) for c, i, rating in ratings["sits"] if rating >= 3} | own
     assert pairs(annotations, "t2i") == across
@@ -45,6 +44,45 @@ def test_csv_ratings_become_positives_by_their_thresholds(tmp_path):
     together = {(a, b) for a in range(C) for b in range(C) if a // (C // N) == b // (C // N) and a != b}
     assert pairs(annotations, "t2t") == captions | {(b, a) for a, b in captions} | together
     assert len(annotations.positives["t2i"].queries) == C and len(annotations.positives["i2t"].queries) == N
+
+
+def json_folder(folder, images=(), captions=()):
+    """JSON annotations that say nothing but these lists of similar images and captions."""
+    write_folder(folder)
+    write(folder, "cxc_it.json", {"i2t": {}, "t2i": {}})
+    write(folder, "cxc_i2i.json", dict(images))
+    write(folder, "cxc_t2t.json", dict(captions))
+    return folder
+
+
+def test_a_rating_on_the_threshold_is_positive(tmp_path):
+    image, second, third = IMAGES[:3].tolist()
+    caption, others = CAPTIONS[0].item(), CAPTIONS[[5, 9]].tolist()  # captions of three images
+    lists = [(image, [[second, 2.5], [third, 2.49]])], [(caption, [[others[0], 3.0], [others[1], 2.99]])]
+    annotations = read_annotations(json_folder(tmp_path / "cxc", *lists))
+    assert pairs(annotations, "i2i") == {(0, 1)}
+    assert {item for query, item in pairs(annotations, "t2t") if query == 0} == {1, 2, 5}  # 1 and 2 are its image's
+
+
+def test_a_pair_that_is_rated_both_ways_is_positive_when_either_rating_is(tmp_path):
+    write_csvs(tmp_path)
+    names = [f"{image_name(a)},{image_name(b)}" for a, b in (IMAGES[:2], IMAGES[1::-1])]
+    header = (tmp_path / "sis_test.csv").read_text().splitlines()[0]
+    (tmp_path / "sis_test.csv").write_text(f"{header}\n{names[0]},1.0,x\n{names[1]},2.6,x\n")
+    assert pairs(read_annotations(tmp_path, IMAGES, CAPTIONS), "i2i") == {(0, 1), (1, 0)}
+
+
+@pytest.mark.parametrize(("lowest", "tasks"), [(2.5, ["sts"]), (2.49, ["sis", "sts"])])
+def test_lists_of_positives_alone_are_no_ratings_for_a_correlation(tmp_path, lowest, tasks):
+    image, second = IMAGES[:2].tolist()
+    captions = [(CAPTIONS[0].item(), [[CAPTIONS[5].item(), 0.0]])]
+    annotations = read_annotations(json_folder(tmp_path / "cxc", [(image, [[second, lowest]])], captions))
+    assert list(annotations.rated) == tasks
+    assert annotations.rated["sts"].rating.tolist() == [0.0]
+
+
+def test_an_id_outside_the_gallery_has_no_row():
+    assert Rows(np.array([7, 3, 5]))(np.array([5, 4, 3, 9, 7, 0])).tolist() == [2, -1, 1, -1, 0, -1]
 
 
 def test_missing_and_broken_annotation_files_are_named(tmp_path):
