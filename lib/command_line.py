@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import math
 import os
 import shlex
 import sys
+import warnings
 
 from lib.errors import InputError
 
@@ -61,13 +63,25 @@ def _number(kind: type, accepts, name: str, message: str):
     return parse
 
 
+@contextlib.contextmanager
+def one_line_warnings():
+    """Within it a warning prints as one line, without the place in the code that it came from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def script(main):
     """Wrap a script's `main(argv=None)`: an InputError prints as one line on stderr and exits with code 2."""
 
     @functools.wraps(main)
     def wrapper(argv=None):
         try:
-            return main(argv)
+            with one_line_warnings():
+                return main(argv)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None

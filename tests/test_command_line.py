@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from lib.command_line import Parser, command_line, not_negative, positive, script, to_go_on
@@ -109,6 +111,15 @@ def test_an_interrupted_script_ends_with_130_and_no_traceback(capsys):
         main()
     assert stop.value.code == 130 and stop.value.__suppress_context__
     assert capsys.readouterr() == ("", "interrupted; checkpoints and files already written are kept\n")
+
+
+def test_a_warning_of_a_script_is_one_line():
+    @script
+    def main(argv=None):
+        return warnings.formatwarning("too slow", UserWarning, "lib/some.py", 7, "warnings.warn(slow)")
+
+    assert main() == "warning: too slow\n"
+    assert "lib/some.py:7" in warnings.formatwarning("too slow", UserWarning, "lib/some.py", 7)
 
 
 def test_a_dead_worker_ends_a_script_with_one_line(capsys):

@@ -1,7 +1,8 @@
 """The ESL score of all pairs and its gradient on a CPU, fused: `cpu_kernel.c`, built once by the machine's C compiler.
 
 Where there is no compiler, or the result fails its trial, `alignment` computes the same with torch. The library is
-kept in the user's cache folder (`$XDG_CACHE_HOME/esl`, else `~/.cache/esl`), one for each processor and compiler.
+kept in the user's cache folder (`$XDG_CACHE_HOME/esl`, else `~/.cache/esl`), one for each processor and compiler, and
+never loaded unless it is whole and nobody else can have written it.
 
 Letters: B images, C captions, R regions, W word pieces.
 """
@@ -16,10 +17,11 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from lib.alignment import plain
 from lib.alignment.plain import LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
+from lib.errors import shown
 from lib.functional import EPSILON
 
 SOURCE = Path(__file__).with_name("cpu_kernel.c")
@@ -110,17 +113,13 @@ def _call(function, S: Tensor, lengths: Sequence[int], scale: float, region_mask
 def _library() -> ctypes.CDLL | None:
     """The library, built where it is not yet there; None, with one warning, where it cannot be had."""
     try:
-        path = _built()
-        try:
-            library = _load(path)
-        except OSError:  # a damaged file: build it again, once
-            path.unlink()
-            library = _load(_built())
+        library = _load(_built())
         _try(library)
         return library
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = " ".join(str(error).split())[:300]
-        warnings.warn(f"scoring on the CPU runs in torch, without its compiled kernel: {reason}", stacklevel=2)
+    except Exception as error:  # of compiler, linker, loader, symbols or trial: torch computes the same
+        reason = shown(" ".join(str(error).split()), 300)
+        chosen = f"; CC is {shown(os.environ['CC'])}" if os.environ.get("CC") else ""
+        warnings.warn(f"scoring on the CPU runs in torch, without its compiled kernel: {reason}{chosen}", stacklevel=2)
         return None
 
 
@@ -152,34 +151,47 @@ def _try(library: ctypes.CDLL) -> None:
 
 def _compiler() -> list[str]:
     """The command of the C compiler: $CC, which may have arguments, else the first of COMPILERS that is installed."""
-    chosen = shlex.split(os.environ.get("CC", ""))
+    given = os.environ.get("CC", "")
+    chosen = shlex.split(given)
     if chosen and shutil.which(chosen[0]):
         return chosen
     for name in filter(shutil.which, COMPILERS):
+        if chosen:
+            warnings.warn(f"CC={shown(given)} names no program; {name} builds the CPU's kernel", stacklevel=2)
         return [name]
     raise RuntimeError(f"no C compiler ({' or '.join(COMPILERS)}) is installed; with one it would be faster")
 
 
 def _built() -> Path:
-    """Path of the library for this source, compiler and processor, from the cache or from the compiler."""
+    """Path of a sound library for this source, compiler and machine, from the cache or from the compiler.
+
+    Its name ends in the SHA-256 of its content: a library that was damaged on the disk is known before it is loaded.
+    """
     compiler = _compiler()
-    built_from = "\0".join((SOURCE.read_text(), *compiler, *FLAGS, platform.machine(), _processor()))
-    name = f"alignment-{hashlib.sha256(built_from.encode()).hexdigest()[:24]}.so"
+    built_from = "\0".join(
+        (SOURCE.read_text(), *compiler, *FLAGS, platform.machine(), *platform.libc_ver(), _processor())
+    )
+    stem = f"alignment-{hashlib.sha256(built_from.encode()).hexdigest()[:24]}"
     folder = _cache_folder()
-    if folder is not None and (folder / name).exists():
-        return folder / name
+    for library in sorted(folder.glob(f"{stem}-*.so")) if folder else ():
+        if _sound(library):
+            return library
     if folder is None or not os.access(folder, os.W_OK):
         folder = _folder_of_this_process()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         object_file, library = Path(scratch, "alignment.o"), Path(scratch, "alignment.so")
         _run(*compiler, *FLAGS, "-c", SOURCE, "-o", object_file)
         _run(*compiler, "-shared", object_file, "-o", library)
-        library.replace(folder / name)  # at once, so that another process sees the whole file or none
-    return folder / name
+        library.chmod(0o600)
+        with open(library, "rb") as file:
+            os.fsync(file.fileno())  # or a crash could leave the name without the content
+        # at once, so that another process sees the whole file or none
+        return library.replace(folder / f"{stem}-{_digest(library)}.so")
 
 
 def _run(*command) -> None:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=MOST_SECONDS)
+    command = list(map(str, command))
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=MOST_SECONDS)
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed: {done.stderr.strip()}")
 
@@ -194,14 +206,33 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path | None:
-    """The user's cache folder, if nobody else can write to it, since what lies there is executed."""
+    """The user's cache folder, if it is open to nobody else, since what lies there is executed."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esl"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = folder.stat()
-        return folder if state.st_uid == os.getuid() and not state.st_mode & 0o022 else None
+        for each in (folder.parent, folder):  # whatever the umask
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder if _private(folder, stat.S_ISDIR) else None
     except (OSError, RuntimeError, AttributeError):  # read-only, no home, no user ids
         return None
+
+
+def _sound(library: Path) -> bool:
+    """Whether only this user can have written a library, and its content is the one of its name."""
+    try:
+        return _private(library, stat.S_ISREG) and _digest(library) == library.stem.rpartition("-")[2]
+    except OSError:
+        return False
+
+
+def _private(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Whether `path`, no link but of this `kind`, belongs to this user and is open to nobody else."""
+    state = path.lstat()
+    return kind(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o077
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

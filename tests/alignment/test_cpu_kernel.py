@@ -176,20 +176,51 @@ def test_the_library_is_built_once_in_a_folder_of_the_user_alone(fresh, monkeypa
 
 
 @needs_compiler
-def test_a_damaged_library_is_built_again(fresh):
+def test_a_damaged_library_is_built_again_and_never_loaded(fresh, monkeypatch):
     library = cpu_kernel._built()
-    library.write_bytes(b"\x7fELF")
-    assert cpu_kernel.available(CPU) and library.stat().st_size > 1000
+    whole = library.read_bytes()
+    library.write_bytes(whole[:200] + bytes(len(whole) - 200))
+    loaded, load = [], cpu_kernel.ctypes.CDLL
+    monkeypatch.setattr(
+        cpu_kernel.ctypes, "CDLL", lambda path: (loaded.append(cpu_kernel.Path(path).read_bytes()), load(path))[1]
+    )
+    assert cpu_kernel.available(CPU)
+    assert loaded == [whole] and library.read_bytes() == whole
 
 
 @needs_compiler
-@pytest.mark.parametrize("command", ["gcc -g0", "no-such-compiler", ""])
-def test_cc_may_have_arguments_and_one_that_is_missing_is_passed_over(fresh, monkeypatch, command):
-    if not shutil.which("gcc"):
-        pytest.skip("no gcc is here")
+def test_without_a_umask_folder_and_library_are_open_to_the_user_alone(fresh):
+    before = os.umask(0)
+    try:
+        library = cpu_kernel._built()
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (fresh.parent, fresh, library)]
+    assert modes == [0o700, 0o700, 0o600]
+
+
+@needs_compiler
+def test_the_library_is_on_the_disk_before_it_has_its_name(fresh, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        cpu_kernel.os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, list(fresh.glob("*.so"))))
+    )
+    library = cpu_kernel._built()
+    assert synced == [(library.stat().st_ino, [])]
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc is here")
+@pytest.mark.parametrize("command", ["gcc -g0", ""])
+def test_cc_may_have_arguments(monkeypatch, command):
     monkeypatch.setenv("CC", command)
-    assert cpu_kernel._compiler() == (["gcc", "-g0"] if "-g0" in command else ["gcc"])
-    assert cpu_kernel.available(CPU)
+    assert cpu_kernel._compiler() == (["gcc", "-g0"] if command else ["gcc"])
+
+
+@needs_compiler
+def test_a_cc_that_is_missing_is_said_and_another_compiler_taken(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler -O9")
+    with pytest.warns(UserWarning, match="CC=no-such-compiler -O9 names no program; g?cc builds"):
+        assert cpu_kernel._compiler()[0] in cpu_kernel.COMPILERS
 
 
 @needs_compiler
@@ -204,7 +235,7 @@ def test_the_defaults_of_torch_do_not_disturb_the_first_use(fresh):
 
 @needs_compiler
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no user ids here")
-@pytest.mark.parametrize("trouble", ["others may write", "a file", "no home"])
+@pytest.mark.parametrize("trouble", ["others may write", "others may read", "a link", "a file", "no home"])
 def test_a_cache_folder_that_cannot_be_trusted_is_not_used(fresh, monkeypatch, trouble):
     fresh.parent.mkdir()
     if trouble == "no home":
@@ -212,29 +243,52 @@ def test_a_cache_folder_that_cannot_be_trusted_is_not_used(fresh, monkeypatch, t
         monkeypatch.setattr(cpu_kernel.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     elif trouble == "a file":
         fresh.write_text("")
+    elif trouble == "a link":
+        (fresh.parent / "elsewhere").mkdir(mode=0o700)
+        fresh.symlink_to("elsewhere")
     else:
         fresh.mkdir()
-        fresh.chmod(0o777)
-    assert cpu_kernel.available(CPU)
-    assert trouble != "others may write" or not list(fresh.iterdir())
+        fresh.chmod(0o777 if "write" in trouble else 0o744)
+    assert cpu_kernel._built().parent != fresh
+    assert not fresh.is_dir() or not list(fresh.iterdir())
+
+
+SCRIPTS = {  # in place of the compiler
+    "it fails": "printf 'no such option \\377' >&2; exit 1",
+    "it writes nothing": "exit 0",
+    "it writes something else": 'while [ "$1" != -o ]; do shift; done; echo text > "$2"',
+}
 
 
 @pytest.mark.parametrize(
     ("trouble", "message"),
-    [("no compiler", "no C compiler"), ("it fails", "failed: no such option"), ("wrong values", "wrong values")],
+    [
+        ("no compiler", "no C compiler"),
+        ("it fails", "failed: no such option"),
+        ("it writes nothing", "No such file.*; CC is .*/cc"),
+        ("it writes something else", "invalid ELF header|file too short"),
+        ("half a quote", "No closing quotation"),
+        ("other symbols", "undefined symbol: alignment_scores"),
+        ("wrong values", "wrong values"),
+    ],
 )
 def test_where_it_cannot_be_built_one_warning_says_so_and_torch_scores(fresh, monkeypatch, trouble, message):
     monkeypatch.delenv("CC", raising=False)
     if trouble == "no compiler":
         monkeypatch.setattr(cpu_kernel.shutil, "which", lambda name: None)
-    elif trouble == "it fails":
+    elif trouble in SCRIPTS:
         script = fresh.parent.parent / "cc"
-        script.write_text("#!/bin/sh\necho no such option >&2\nexit 1\n")
+        script.write_text(f"#!/bin/sh\n{SCRIPTS[trouble]}\n")
         script.chmod(0o700)
         monkeypatch.setenv("CC", str(script))
+    elif trouble == "half a quote":
+        monkeypatch.setenv("CC", "gcc '")
     elif any(map(shutil.which, cpu_kernel.COMPILERS)):
         source = fresh.parent.parent / "wrong.c"
-        source.write_text(cpu_kernel.SOURCE.read_text().replace("p * x + 1.0f / 2;", "p * x + 1.0f / 3;"))
+        changed = "p * x + 1.0f / 2;", "p * x + 1.0f / 3;"
+        if trouble == "other symbols":
+            changed = "alignment_scores", "scores_of_alignment"
+        source.write_text(cpu_kernel.SOURCE.read_text().replace(*changed))
         monkeypatch.setattr(cpu_kernel, "SOURCE", source)
     else:
         pytest.skip("no compiler is here")
