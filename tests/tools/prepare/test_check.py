@@ -10,7 +10,6 @@ import pytest
 
 from lib.evaluation.cxc_annotations import CSV_FILES, GALLERY_FILES, JSON_FILES
 from lib.tools.prepare.__main__ import main
-from lib.tools.prepare.inspection import spread
 
 
 def make_split(data, split: str, ids: list[int], dim: int = 4):
@@ -119,27 +118,6 @@ def test_nan_rows_keep_a_split_from_region_training(data, capsys):
     assert re.search(r"error: .*train_ims.npy, row 3, region 1: NaN", out)
 
 
-def test_zero_regions_are_a_warning_unless_the_mask_names_them(data, capsys):
-    ims = np.load(data / "precomp" / "dev_ims.npy")
-    ims[1, 2] = 0
-    np.save(data / "precomp" / "dev_ims.npy", ims)
-    code, out = run(capsys, data)
-    assert code == 0 and "warning: 1 of 2 sampled feature rows have regions of zeros (first row 1)" in out
-    mask = np.ones((2, 3), bool)
-    mask[1, 2] = False
-    np.save(data / "precomp" / "dev_mask.npy", mask)
-    assert "warning" not in run(capsys, data)[1]
-
-
-def test_captions_written_as_python_bytes_are_counted(data, capsys):
-    path = data / "precomp" / "train_caps.txt"
-    lines = path.read_text().splitlines()
-    lines[3:5] = ["b'a dog runs .'", 'b"a dog\'s bone ."']
-    path.write_text("\n".join(lines) + "\n")
-    code, out = run(capsys, data)
-    assert code == 0 and "warning: 2 captions start with b' (first in line 4)" in out
-
-
 def test_counts_that_do_not_fit_are_errors(data, capsys):
     np.save(data / "precomp" / "test_ims.npy", np.ones((3, 3, 4), np.float32))
     (data / "precomp" / "train_ids.txt").write_text("0\n1\n2\n")
@@ -235,8 +213,3 @@ def test_folder_that_is_not_there_is_bad_input(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["check", str(tmp_path / "none"), "--data_name", "f30k"])
     assert "no such folder" in capsys.readouterr().err
-
-
-def test_samples_are_spread_from_first_to_last():
-    assert spread(3, 64).tolist() == [0, 1, 2]
-    assert spread(101, 3).tolist() == [0, 50, 100]
