@@ -11,7 +11,8 @@ import shlex
 import sys
 import warnings
 
-from lib.errors import InputError
+from lib.errors import KEPT, InputError, explained
+from lib.terminal import flush, last_words, screens
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,25 +76,36 @@ def one_line_warnings():
 
 
 def script(main):
-    """Wrap a script's `main(argv=None)`: an InputError prints as one line on stderr and exits with code 2."""
+    """Wrap a script's `main(argv=None)`: bad input, and what the machine refuses, is one line on stderr and code 2.
+
+    A reader of stdout that leaves ends it quietly, as a signal would. `python -X dev` shows where an error came from.
+    """
 
     @functools.wraps(main)
     def wrapper(argv=None):
-        try:
-            with one_line_warnings():
-                return main(argv)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            reason = str(error).partition("\n")[0].partition(". ")[0]
-            advice = "use fewer --workers if memory ran out; checkpoints and files already written are kept"
-            print(f"error: a process that loads data died ({reason}); {advice}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            print("interrupted; checkpoints and files already written are kept", file=sys.stderr)
-            raise SystemExit(130) from None
+        with screens(), one_line_warnings():
+            try:
+                return _flushed(main, argv)
+            except KeyboardInterrupt:
+                code, line = 130, f"interrupted; {KEPT}"
+            except BrokenPipeError:
+                code, line = 128 + 13, ""  # of SIGPIPE
+            except Exception as error:
+                code, line = 2, explained(error)
+                if line is None or sys.flags.dev_mode:
+                    raise
+                line = f"error: {line}"
+            last_words(line)
+            raise SystemExit(code) from None
 
     return wrapper
+
+
+def _flushed(main, argv):
+    try:
+        result = main(argv)
+    except SystemExit:
+        flush()
+        raise
+    flush()
+    return result

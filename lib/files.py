@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import math
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,29 +16,48 @@ from typing import Any
 
 import numpy as np
 
-from lib.errors import InputError
+from lib.errors import InputError, shown
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a pair of JSON escapes, or a lone one
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path):
     """Yield the path of a temporary file beside `path`; it replaces `path` when the block ends without an exception.
 
-    Raises InputError when the folder can't be written.
+    A machine that crashes leaves the old file or the new one. Raises InputError when the folder can't be written, the
+    disk is full, or `path` is a folder.
     """
     path = Path(path)
-    try:
+    with _writing(path, "choose a folder you may write to"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose a folder you may write to") from None
-    os.close(handle)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with _writing(path, "make room on that disk, or choose another folder", temporary):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path, advice: str, temporary: Path | None = None):
+    """InputError for an OSError of the block, unless it is of a file other than `path` and its `temporary` one."""
+    try:
+        yield
+    except OSError as error:
+        of_another = temporary and str(error.filename) not in map(str, (None, path, temporary))
+        if of_another or isinstance(error, BrokenPipeError):  # stdout's, whose reader has gone
+            raise
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from None
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -80,18 +103,29 @@ def write_json(path: str | Path, content) -> None:
         temporary.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path):
-    """Read a JSON file; raises InputError that names the file when it is missing or broken."""
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; raises InputError that names the file when it is missing, no regular file, or broken.
+
+    Numbers are finite and of at most 4,300 digits, nesting is bounded, and texts are text: no halves of pairs but those
+    with which Python names a file that is no UTF-8.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder, expected a JSON file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:  # bytes that are no JSON, a number of thousands of digits
-        raise InputError(f"{path}: not valid JSON ({error}); download or write the file again") from None
+        text = _bytes(path, "a JSON file").decode("utf-8")
+        content = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        if _HALF.search(text):
+            json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return content
+    except (ValueError, RecursionError) as error:  # UnicodeError and JSONDecodeError among them
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not valid JSON ({shown(error, 160)}); download or write the file again") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def read_ids(path: str | Path) -> np.ndarray:
@@ -101,16 +135,13 @@ def read_ids(path: str | Path) -> np.ndarray:
         try:
             ids.append(np.int64(int(line)))
         except (ValueError, OverflowError):
-            raise InputError(f"{path}, line {number}: expected one integer id, found {line.strip()[:40]!r}") from None
+            raise InputError(f"{path}, line {number}: expected one integer id, found '{shown(line, 40)}'") from None
     return np.array(ids, dtype=np.int64)
 
 
 def read_lines(path: str | Path) -> list[str]:
     """The lines of a UTF-8 text file (only `\\n` ends one); InputError for none, and for bytes that are no UTF-8."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    data = _bytes(path, "a text file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -120,6 +151,20 @@ def read_lines(path: str | Path) -> list[str]:
     if not text.strip():
         raise InputError(f"{path}: the file is empty")
     return lines
+
+
+def _bytes(path: str | Path, expected: str) -> bytes:
+    """The content of a regular file: a pipe would be waited for, a device never ends. InputError for anything else."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            return Path(path).read_bytes()
+        found = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    raise InputError(f"{path}: is {found}, expected {expected}")
 
 
 def _umask() -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
+from lib import command_line as command_line_module
 from lib.command_line import Parser, command_line, not_negative, positive, script, to_go_on
 from lib.errors import InputError
 from tests.helpers import error_line
@@ -143,6 +145,17 @@ def test_any_other_error_keeps_its_traceback():
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
+        main()
+
+
+def test_an_error_of_the_machine_is_one_line_and_keeps_its_traceback_in_development_mode(monkeypatch, capsys):
+    @script
+    def main(argv=None):
+        open("/no/such/file")
+
+    assert error_line(main, [], capsys) == "/no/such/file: No such file or directory"
+    monkeypatch.setattr(command_line_module, "sys", SimpleNamespace(flags=SimpleNamespace(dev_mode=True)))
+    with pytest.raises(FileNotFoundError):
         main()
 
 

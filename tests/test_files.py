@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +58,51 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path):
     ):
         raise AssertionError("the block must not run")
     assert "\n" not in str(error.value)
+
+
+def refusing(number: int):
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("at", ["fsync", "chmod", "replace"])
+def test_a_disk_that_is_full_at_any_moment_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch, at):
+    (tmp_path / "a.json").write_text("old")
+    monkeypatch.setattr(os, at, refusing(errno.ENOSPC))
+    with pytest.raises(InputError, match="a.json: cannot be written .No space left on device.; make room"):
+        write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "a.json").read_text() == "old" and names(tmp_path) == ["a.json"]
+
+
+def test_a_disk_that_is_full_while_the_content_is_written_is_one_line_too(tmp_path):
+    with pytest.raises(InputError, match="a.txt: cannot be written .No space left"), atomic_write(tmp_path / "a.txt"):
+        Path("/dev/full").write_text("x")  # the error of writing names no file
+    assert names(tmp_path) == []
+
+
+def test_a_folder_where_a_file_is_to_be_written_is_named(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(InputError, match="a.json: cannot be written .Is a directory"):
+        write_json(tmp_path / "a.json", {})
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_trouble_with_another_file_is_not_put_down_to_the_one_that_is_written(tmp_path):
+    with pytest.raises(FileNotFoundError, match="source.txt"), atomic_write(tmp_path / "a.txt"):
+        (tmp_path / "source.txt").read_text()
+    with pytest.raises(BrokenPipeError), atomic_write(tmp_path / "a.txt"):
+        refusing(errno.EPIPE)()
+    assert names(tmp_path) == []
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    order = []
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, lambda *args, name=name: order.append(name))
+    write_json(tmp_path / "a.json", {})
+    assert order == ["fsync", "replace"]
 
 
 def test_a_folder_is_tried_before_a_run_and_left_empty(tmp_path):
@@ -133,6 +180,31 @@ def test_json_that_is_missing_or_a_folder_or_broken_is_named_in_one_line(tmp_pat
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "strange",
+    ["NaN", "[1, -Infinity]", '{"a": 1e999}', "9" * 5000, "[" * 100_000, '"\\ud800"', '["\\uDFFF x"]', "{1: 2}", "'a'"],
+)
+def test_json_that_python_reads_and_nobody_wants_is_refused_in_one_line(tmp_path, strange):
+    (tmp_path / "a.json").write_text(strange)
+    with pytest.raises(InputError, match="a.json: not valid JSON") as error:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_pairs_of_escapes_and_names_of_files_that_are_no_utf8_are_text(tmp_path):
+    for text in ("\N{GRINNING FACE}", "Vögel\\ud800", os.fsdecode(b"V\xf6gel")):
+        write_json(tmp_path / "a.json", [text])
+        assert read_json(tmp_path / "a.json") == [text]
+
+
+@pytest.mark.parametrize("read", [read_json, read_lines])
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match=f"{path}: is no regular file, expected a"):
+            read(path)
+
+
 # --- Lines and ids ----------------------------------------------------------------------------------------------------
 
 
@@ -146,10 +218,13 @@ def test_lines_end_at_newlines_alone_and_a_byte_order_mark_is_no_text(tmp_path):
 
 def test_a_file_without_text_or_without_utf8_is_named(tmp_path):
     path = tmp_path / "lines.txt"
-    with pytest.raises(InputError, match="lines.txt: cannot be read"):
+    with pytest.raises(InputError, match="lines.txt: no such file"):
         read_lines(path)
-    with pytest.raises(InputError, match=f"{tmp_path}: cannot be read"):
+    with pytest.raises(InputError, match=f"{tmp_path}: is a folder, expected a text file"):
         read_lines(tmp_path)
+    with pytest.raises(InputError, match="lines.txt/deeper: cannot be read"):
+        path.touch()
+        read_lines(path / "deeper")
     for empty in ("", "\n", " \n\t\n", "\ufeff"):
         path.write_text(empty)
         with pytest.raises(InputError, match="lines.txt: the file is empty"):

@@ -22,7 +22,15 @@ LAYERS = [  # from the top; the longest matching name counts
     ["lib.alignment"],
     ["lib.precision"],
     ["lib.fragments", "lib.functional", "lib.config", "lib.evaluation", "lib.pytorch_files"],
-    ["lib.errors", "lib.files", "lib.command_line", "lib.vocabulary", "lib.host_random", "lib.provenance"],
+    [
+        "lib.errors",
+        "lib.terminal",
+        "lib.files",
+        "lib.command_line",
+        "lib.vocabulary",
+        "lib.host_random",
+        "lib.provenance",
+    ],
 ]
 APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other
 NUMPY_ALONE = [

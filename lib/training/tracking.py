@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lib.distributed import first
 from lib.errors import InputError
 from lib.files import atomic_write, plain
+from lib.terminal import silence
 
 # tensorboard-logger 0.1.0 ships protobuf code of an old generation, which protobuf >= 4 refuses to import unless its
 # pure-Python implementation is chosen before protobuf is first imported.
@@ -64,8 +65,7 @@ class _Console(logging.StreamHandler):
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
         else:
-            with contextlib.suppress(OSError, ValueError):  # so that the interpreter's last flush succeeds too
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            silence(self.stream)  # so that the interpreter's last flush succeeds too
 
 
 class _LogFile(logging.FileHandler):

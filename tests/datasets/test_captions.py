@@ -59,7 +59,7 @@ def test_empty_caption_is_named_by_its_line(tmp_path):
 
 def test_empty_or_missing_or_undecodable_file_is_named(tmp_path):
     path = tmp_path / "caps.txt"
-    with pytest.raises(InputError, match="caps.txt: cannot be read"):
+    with pytest.raises(InputError, match="caps.txt: no such file"):
         read_captions(path)
     for text in ("", "\n"):
         path.write_text(text)

@@ -112,7 +112,7 @@ def test_ids_must_be_distinct_integers_that_fit_the_captions(tmp_path):
     with pytest.raises(InputError, match="testall_ids.txt, line 2"):
         read_annotations(folder)
     (folder / "testall_ids.txt").unlink()
-    with pytest.raises(InputError, match="testall_ids.txt: cannot be read"):
+    with pytest.raises(InputError, match="testall_ids.txt: no such file"):
         read_annotations(folder)
 
 
