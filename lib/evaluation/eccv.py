@@ -72,6 +72,13 @@ def read_eccv(folders: Iterable[Path], image_ids: np.ndarray, metrics=None) -> R
     return Reference(metrics, Gallery(np.asarray(image_ids), caption_ids, rows))
 
 
+def coco_test_gallery(metrics=None) -> Gallery:
+    """COCO's 5,000 test images and their 25,000 captions, in the package's order."""
+    metrics = metrics or package_metrics()
+    image_ids = np.array([metrics.coco_gts["t2i"][caption][0] for caption in metrics.coco_ids.tolist()])  # (C,)
+    return read_eccv([], image_ids[np.flatnonzero(np.diff(image_ids, prepend=-1))], metrics).gallery
+
+
 def evaluate_eccv(scores: np.ndarray, reference: Reference) -> dict[str, Any]:
     """mAP@R, R-Precision and R@1 on ECCV Caption, and R@K on COCO 1K, COCO 5K and CxC, in percent, by the package.
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from lib.errors import InputError
-from lib.evaluation.eccv import eccv_tables, evaluate_eccv, package_metrics, read_eccv
+from lib.evaluation.eccv import coco_test_gallery, eccv_tables, evaluate_eccv, package_metrics, read_eccv
 from lib.evaluation.metrics import folds, retrieval_metrics
 from lib.evaluation.tables import printed
+from lib.files import read_ids
+from lib.tools.sample import writing
 
 N = 25
 
@@ -135,3 +137,18 @@ def test_tables_name_whose_positives_they_count(metrics, image_ids):
     assert (
         f"{found['eccv']['mAP@R']['i2t']:.1f}" in rows["ECCV Ca"] and f"{found['cxc']['R@1']['i2t']:.1f}" in rows["CxC"]
     )
+
+
+def test_sample_data_with_the_ids_of_cocos_test_can_be_judged(metrics, image_ids, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "COCO_TEST_IMAGES", N)
+    monkeypatch.setattr(writing, "coco_test_gallery", lambda: coco_test_gallery(metrics))
+    config = writing.SampleConfig(3, 3, testall_images=N, img_dim=8, coco_test_ids=True, one_row_per_image=True)
+    writing.write_sample(tmp_path, config, ["coco"])
+    drawn = read_ids(tmp_path / "coco/precomp/testall_ids.txt")
+    np.testing.assert_array_equal(drawn, image_ids)
+    gallery = read_eccv([tmp_path / "coco/cxc_annots"], drawn, metrics).gallery
+    np.testing.assert_array_equal(gallery.caption_ids, metrics.coco_ids)
+    others = {*read_ids(tmp_path / "coco/precomp/train_ids.txt"), *read_ids(tmp_path / "coco/precomp/dev_ids.txt")}
+    assert len(others) == 6 and not others & {*drawn}
+    with pytest.raises(InputError, match=f"--coco_test_ids needs --testall_images {N}"):
+        writing.SampleConfig(testall_images=N + 5, coco_test_ids=True)

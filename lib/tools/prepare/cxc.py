@@ -19,7 +19,7 @@ from lib.evaluation.cxc_annotations import (
     read_gallery,
 )
 from lib.evaluation.cxc_csv import read_pairs
-from lib.evaluation.eccv import package_metrics, read_eccv
+from lib.evaluation.eccv import coco_test_gallery, read_eccv
 from lib.files import read_ids
 from lib.tools.prepare.outputs import Target, as_json, as_lines
 
@@ -53,13 +53,12 @@ def find_gallery(data_path: Path) -> Gallery:
     for folder in folders:
         if (folder / GALLERY_FILES[1]).is_file():
             return read_gallery(folder)
-    metrics, images = package_metrics(), folders[0] / GALLERY_FILES[0]
-    if images.is_file():
-        ids = read_ids(images)
-    else:
-        ids = np.array([metrics.coco_gts["t2i"][caption][0] for caption in metrics.coco_ids.tolist()])
     print(f"{folders[0] / GALLERY_FILES[1]}: missing; the ids of testall's captions are those of eccv-caption")
-    return read_eccv([], ids[np.flatnonzero(np.diff(ids, prepend=-1))], metrics).gallery
+    images = folders[0] / GALLERY_FILES[0]
+    if not images.is_file():
+        return coco_test_gallery()
+    ids = read_ids(images)
+    return read_eccv([], ids[np.flatnonzero(np.diff(ids, prepend=-1))]).gallery
 
 
 def check_gallery(gallery: Gallery, sits: Path) -> None:

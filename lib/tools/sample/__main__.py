@@ -38,6 +38,11 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="write features of dev, test and testall once per image, not once per caption as the released files do",
     )
+    parser.add_argument(
+        "--coco_test_ids",
+        action="store_true",
+        help="coco's 5000 images of testall and their captions get the ids of COCO's test, for --evaluate_eccv",
+    )
     args = vars(parser.parse_args(argv))
     out, datasets = args.pop("out"), args.pop("datasets")
     config = SampleConfig(**args)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from lib.datasets import DATA_SETS
 from lib.errors import InputError
+from lib.evaluation.eccv import coco_test_gallery
 from lib.files import atomic_write, write_json
 from lib.tools.sample.bert import write_bert
 from lib.tools.sample.clip import write_clip
@@ -26,7 +28,7 @@ from lib.tools.sample.pictures import REGIONS, draw_scene, region_features, scen
 from lib.tools.sample.relatedness import annotations
 from lib.tools.sample.scenes import CAPTIONS_PER_IMAGE, mentions_of, random_scene, vocabulary, write_captions
 
-FOLDS = 5
+FOLDS, COCO_TEST_IMAGES = 5, 5000
 _MARKER = "sample.json"
 _LARGEST_COCO_IMAGE, _LARGEST_COCO_CAPTION = 581_929, 829_717
 
@@ -45,6 +47,7 @@ class SampleConfig:
     img_dim: int = 256
     seed: int = 0
     one_row_per_image: bool = False
+    coco_test_ids: bool = False  # coco's testall carries the ids of COCO's test images and captions
 
     def __post_init__(self):
         for name, lowest in (("images", 1), ("dev_images", 1), ("test_images", 1), ("img_dim", 1), ("seed", 0)):
@@ -52,6 +55,8 @@ class SampleConfig:
                 raise InputError(f"--{name} is {getattr(self, name)}, expected {lowest} or more")
         if self.testall_images is not None and (self.testall_images < FOLDS or self.testall_images % FOLDS):
             raise InputError(f"--testall_images is {self.testall_images}, expected a multiple of {FOLDS} (equal folds)")
+        if self.coco_test_ids and self.parts("coco")["testall"] != COCO_TEST_IMAGES:
+            raise InputError(f"--coco_test_ids needs --testall_images {COCO_TEST_IMAGES}, as many as COCO's test has")
 
     def parts(self, dataset: str) -> dict[str, int]:
         """How many images are drawn for which split; coco's test is cut from testall."""
@@ -80,21 +85,38 @@ def write_sample(out: str | Path, config: SampleConfig, datasets: Sequence[str] 
 
 
 def _write_dataset(folder: Path, dataset: str, config: SampleConfig) -> None:
-    parts = config.parts(dataset)
-    total = sum(parts.values())
-    ids = list(range(total)) if dataset == "f30k" else _distinct(_LARGEST_COCO_IMAGE, total, (config.seed, 1))
     files: dict[int, str] = {}
-    for number, (split, count) in enumerate(parts.items()):
-        here, ids = ids[:count], ids[count:]
+    for number, (split, here) in enumerate(_image_ids(dataset, config).items()):
         files |= {image_id: _file_name(dataset, split, image_id) for image_id in here}
         stream = (config.seed, list(DATA_SETS).index(dataset), number)
         scenes, captions = _write_split(folder, dataset, split, here, stream, config)
         if split == "testall":
-            _write_split(folder, dataset, "test", here[: count // FOLDS], stream, config)  # the same pictures again
-            caption_ids = _distinct(_LARGEST_COCO_CAPTION, len(captions), (config.seed, 2))
+            _write_split(folder, dataset, "test", here[: len(here) // FOLDS], stream, config)  # the same pictures again
+            caption_ids = _caption_ids(len(captions), config)
             for name, lines in annotations(here, caption_ids, scenes, captions).items():
                 _write_lines(folder / "cxc_annots" / name, lines)
     write_json(folder / "id_mapping.json", files)
+
+
+def _image_ids(dataset: str, config: SampleConfig) -> dict[str, list[int]]:
+    """The ids of each split's images, which no other split has."""
+    parts = config.parts(dataset)
+    total = sum(parts.values())
+    ids = list(range(total)) if dataset == "f30k" else _distinct(_LARGEST_COCO_IMAGE, total, (config.seed, 1))
+    if dataset == "coco" and config.coco_test_ids:
+        test = coco_test_gallery().image_ids.tolist()
+        known = set(test)
+        others = [number for number in ids if number not in known]
+        ids = others[: total - len(test)] + test  # testall comes last
+    left = iter(ids)
+    return {split: list(islice(left, count)) for split, count in parts.items()}
+
+
+def _caption_ids(count: int, config: SampleConfig) -> list[int]:
+    """The ids of the captions of coco's testall."""
+    if config.coco_test_ids:
+        return coco_test_gallery().caption_ids.tolist()
+    return _distinct(_LARGEST_COCO_CAPTION, count, (config.seed, 2))
 
 
 def _write_split(
