@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
-import logging
 import os
-from typing import Any
 
-import torch
-
-from lib.alignment import Way
 from lib.arguments import (
     add_data_arguments,
     add_machine_arguments,
     add_model_arguments,
     add_path_arguments,
     add_training_arguments,
-    loss_options,
-    machine_paths,
-    model_config,
 )
-from lib.checkpoint import Checkpoint, load_for, read_checkpoint
-from lib.command_line import Parser, command_line, script, to_go_on
-from lib.datasets.images import check_image_list
-from lib.datasets.inputs import Inputs, open_inputs
-from lib.datasets.layout import image_folder
-from lib.datasets.loaders import Loader, train_loader
-from lib.distributed import build_runner, first, gather_objects, joined, own_devices, rank, size
-from lib.errors import InputError
-from lib.evaluation.metrics import Retrieval, retrieval_metrics
-from lib.evaluation.scoring import score_split
-from lib.files import check_writable, remove_leftovers
-from lib.model import build_model, complete, describe, reads
-from lib.precision import set_precision
-from lib.training.engine import Trainer
-from lib.training.fit import fit, resume
-from lib.training.lock import locked
-from lib.training.losses import build_loss
-from lib.training.optim import build_optimizer
-from lib.training.record import describe_start, summary, write_start
-from lib.training.run import BEST, METRICS, Run, move_aside, newest_checkpoint
-from lib.training.schedule import SCHEDULES, Schedule
-from lib.training.stopping import Stop, Stopped
-from lib.training.tracking import Tracker, close_console, setup_console
-
-logger = logging.getLogger("esl")
+from lib.command_line import Parser, command_line, script
+from lib.datasets.layout import precomp_folder
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -66,122 +33,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @script
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    with joined(args.device), open_run(args, argv) as run:
-        train_run(args, run)
+    precomp_folder(args.data_path, args.data_name)  # a missing folder is said before torch is imported
+    from lib.jobs.training import train
 
-
-def train_run(args: argparse.Namespace, run: Run) -> None:
-    devices, paths = own_devices(args.device), machine_paths(args)
-    set_precision(args.precision)
-    torch.manual_seed(args.seed)
-
-    # what is read: flags, files, data
-    config = complete(model_config(args), paths)
-    criterion_options = loss_options(args)
-    run.settings = settings_of(args)
-    checkpoint = find_checkpoint(args, run, paths)
-    if args.image_list:
-        check_image_list(image_folder(args.data_path, args.data_name), args.image_list)
-    encoders_read = reads(config, paths)
-    train = open_inputs(args.data_path, args.data_name, "train", encoders_read)
-    val = open_inputs(args.data_path, args.data_name, args.val_split, encoders_read)
-    loader = train_loader(train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda", (rank(), size()))
-
-    # what is trained: model, loss, optimizer, schedule
-    model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
-    way = Way(args.kernels, args.score_memory and args.score_memory << 20)
-    runner = build_runner(model, devices, args.precision, way)
-    criterion = build_loss(args.loss, model, criterion_options).to(runner.device)
-    rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay, args.pretrained_lr
-    optimizer = build_optimizer(model, criterion, args.optim, *rates)
-    schedule = build_schedule(args, staged=bool(model.image_encoder.pretrained_parameters()))
-    trainer = Trainer(runner, criterion, optimizer, schedule, args.grad_clip, args.accumulate, args.seed)
-
-    # start, or go on
-    goes_on = checkpoint is not None and not args.reset_start_epoch
-    if goes_on:
-        resume(run, trainer, checkpoint)
-    if first():
-        if goes_on and checkpoint.path.resolve().parent == run.folder.resolve():
-            run.mend(checkpoint)
-        else:
-            move_aside(run.folder)
-        run.tracker = Tracker(args.logger_name, run.folder / METRICS, run.step)
-        record(run, devices, [*train.split.read_files, *val.split.read_files, *paths.values()])
-        announce(args, trainer, loader, train, val)
-
-    def validate() -> Retrieval:
-        scores = score_split(runner, val, args.batch_size, args.workers)
-        return retrieval_metrics(scores.matrix, val.split.image_of_caption)
-
-    fit(trainer, loader, run, validate)
-    best = run.folder / BEST
-    where = best if best.exists() else f"in the run of {args.resume}"
-    if run.best_rsum >= 0:
-        logger.info("best %s RSUM %.1f: %s", args.val_split, run.best_rsum, where)
-
-
-@contextlib.contextmanager
-def open_run(args: argparse.Namespace, argv: list[str] | None):
-    """The run on disk with its lock, its console and its answer to signals; InputError where it can't be written."""
-    folder = check_writable(args.model_name, "--model_name")
-    with locked(folder) if first() else contextlib.nullcontext(), Stop() as stop:
-        if first():
-            remove_leftovers(folder)
-        setup_console(check_writable(args.logger_name, "--logger_name") / "train.log")
-        run = Run(folder, settings_of(args), command_line(argv), stop=stop)
-        try:
-            yield run
-        except Stopped as stopped:
-            logger.info("stopped by %s at step %d; to go on: %s", stopped.name, run.step, to_go_on(run.command))
-            raise
-        finally:
-            run.tracker.close()
-            close_console()
-
-
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The values of the flags, as they go into checkpoints."""
-    return {name: value for name, value in vars(args).items() if isinstance(value, int | float | str | bool | None)}
-
-
-def find_checkpoint(args: argparse.Namespace, run: Run, paths: dict[str, Any]) -> Checkpoint | None:
-    """The checkpoint that --resume names or finds; none of several processes goes on before all have read it."""
-    if args.resume == "auto":
-        if args.reset_start_epoch:
-            raise InputError(
-                "--reset_start_epoch with --resume auto would start over and over; name a file to --resume"
-            )
-        checkpoint = newest_checkpoint(run.folder, paths)
-    else:
-        checkpoint = read_checkpoint(args.resume, paths) if args.resume else None
-    if len(set(gather_objects(checkpoint and checkpoint.step))) > 1:
-        raise InputError(f"{run.folder}: not the same for all processes; put --model_name on a disk that all share")
-    return checkpoint
-
-
-def record(run: Run, devices: list, files: list) -> None:
-    """Write down with what the run was started, and say it in short."""
-    start = describe_start(run.command, run.settings, files, devices)
-    write_start(run.folder, start, run.step)
-    for line in summary(start):
-        logger.info(line)
-
-
-def build_schedule(args: argparse.Namespace, staged: bool) -> Schedule:
-    kind = SCHEDULES[args.schedule]
-    names = [field.name for field in dataclasses.fields(kind) if field.name != "staged"]
-    return kind(**{name: getattr(args, name) for name in names}, staged=staged)
-
-
-def announce(args: argparse.Namespace, trainer: Trainer, loader: Loader, train: Inputs, val: Inputs) -> None:
-    """Say what is about to be trained."""
-    for name, inputs in (("train", train), (args.val_split, val)):
-        logger.info("%s: %d images, %d captions", name, inputs.split.n_images, inputs.split.n_captions)
-    model, devices = trainer.runner.model, trainer.runner.devices
-    parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters"
-    where, steps = ", ".join(map(str, devices)), len(loader.batch_sampler)
-    logger.info("%s: %s, on %s, %d steps per epoch", describe(model.config), parameters, where, steps)
+    train(args, command_line(argv))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.released_loop import score_by_caption
-from lib.alignment import KERNELS, Way
+from lib.alignment import Way
+from lib.config import KERNELS
 from lib.fragments import Fragments
 from lib.precision import PRECISIONS, set_precision
 from lib.similarity import HEADS

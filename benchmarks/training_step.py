@@ -18,9 +18,9 @@ from transformers import BertConfig
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.released_loop import score_by_caption
 from benchmarks.scoring import items, timed
-from lib.alignment import KERNELS, Way
+from lib.alignment import Way
 from lib.alignment.tiles import product
-from lib.config import ModelConfig
+from lib.config import KERNELS, ModelConfig
 from lib.encoders.backbones import SOURCES
 from lib.encoders.bert import bert_values
 from lib.fragments import Fragments, Tokens

@@ -11,16 +11,13 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from lib.alignment import KERNELS
 from lib.command_line import not_negative, positive
-from lib.config import ModelConfig, Option, Part
+from lib.config import KERNELS, PRECISIONS, ModelConfig, Option, Part
 from lib.datasets import DATA_NAME
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.errors import InputError
-from lib.precision import PRECISIONS
 from lib.similarity import HEADS
-from lib.training.losses import LOSSES
-from lib.training.optim import OPTIMIZERS
+from lib.training import LOSSES, OPTIMIZERS
 from lib.training.schedule import SCHEDULES
 from lib.vocabulary import vocabulary_file
 

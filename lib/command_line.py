@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import functools
 import math
 import os
 import shlex
 import sys
 import warnings
+from pathlib import Path
 
 from lib.errors import KEPT, InputError, explained
 from lib.terminal import flush, last_words, screens
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a command line that can't be understood as any other bad input: in one line."""
+    """Reports a command line that can't be understood in one line, as any other bad input. No flag may be shortened."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, allow_abbrev=False, **settings)
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, unknown = super().parse_known_args(args, namespace)
+        for argument in unknown[:1]:
+            flag = argument.partition("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, 1)
+            self.error(f"unrecognized argument {flag}" + (f": did you mean {near[0]}?" if near else ""))
+        return found, unknown
 
     def error(self, message: str):
         raise InputError(f"{' '.join(message.split())}; see {self.prog} --help")
@@ -51,6 +64,13 @@ def not_negative(kind: type = int):
     """An argparse type: a finite number of `kind`, at least 0."""
     message = "is negative or not finite"
     return _number(kind, lambda value: 0 <= value < math.inf, f"non-negative {kind.__name__}", message)
+
+
+def existing(path: str) -> Path:
+    """An argparse type: the path of a file or folder that is there."""
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(f"{path}: no such file")
+    return Path(path)
 
 
 def _number(kind: type, accepts, name: str, message: str):

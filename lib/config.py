@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lib.errors import InputError
+
+PRECISIONS = ("float32", "tf32", "bf16")  # in which a run computes: lib.precision
+KERNELS = ("auto", "torch", "plain")  # with which it computes ESL's scores: lib.alignment
+Paths = dict[str, Any]  # files and folders of this machine by the flags that name them: bert_path, backbone_path, ...
+
+
+def lazy(name: str) -> Callable[..., Any]:
+    """The function that "module:function" names, imported when it is called: a table is read without its rows."""
+    return lambda *args, **kwargs: pkgutil.resolve_name(name)(*args, **kwargs)
 
 
 class Option(NamedTuple):
@@ -23,7 +33,7 @@ class Option(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A row of HEADS (and, with more to say, of IMAGE_ENCODERS and TEXT_ENCODERS): how to build a part of a network."""
+    """A row of HEADS or LOSSES, and with more to say of IMAGE_ENCODERS or TEXT_ENCODERS: how to build a part."""
 
     label: str  # its name in tables
     build: Callable[..., Any]  # (embed_size, options) -> module
@@ -40,6 +50,36 @@ class Part:
     def make(self, embed_size: int, **given: Any) -> Any:
         """The part with the options that are given and the defaults of the others."""
         return self.build(embed_size, self.complete(embed_size, given))
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderPart(Part):
+    """A row of a table of encoders: build(embed_size, options, paths), where paths None means random weights.
+
+    With `paths` the pre-trained parts are loaded from there.
+    """
+
+    read_options: Callable[[dict, Paths], dict] = lambda options, paths: options  # adds what only the files tell
+
+    def make(self, embed_size: int, paths: Paths | None = None, **given: Any) -> Any:
+        return self.build(embed_size, self.complete(embed_size, given), paths)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEncoderPart(EncoderPart):
+    """`transform(options)` gives the function from a decoded image, uint8 (H, W, 3), and a random generator (None: no
+    augmentation) to the encoder's input (3, H, W); None: the input is region features of size options["img_dim"]. A
+    method `decode` of that function, from an opened file to uint8 (H, W, 3), replaces plain decoding to RGB."""
+
+    transform: Callable[[dict], Callable[..., Any]] | None = None
+    describe: Callable[[dict], str] | None = None  # its label where that depends on the options
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoderPart(EncoderPart):
+    """`tokeniser` names a row of lib.datasets.tokenisers.TOKENISERS."""
+
+    tokeniser: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

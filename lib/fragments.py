@@ -99,6 +99,15 @@ class Tokens:
     def __init__(self, ids: Tensor, lengths: np.ndarray | Tensor):
         self.ids, self.lengths = ids, np.asarray(lengths)
 
+    @classmethod
+    def padded(cls, captions: list[np.ndarray]) -> Tokens:
+        """The token ids of C captions, padded with 0."""
+        lengths = list(map(len, captions))
+        ids = np.zeros((len(captions), max(lengths, default=0)), dtype=np.int64)  # (C, W)
+        for row, caption in zip(ids, captions, strict=True):
+            row[: len(caption)] = caption
+        return cls(torch.from_numpy(ids), np.array(lengths, dtype=np.int64))
+
     @property
     def count(self) -> int:
         """How many captions there are, C."""

@@ -6,11 +6,11 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from lib.config import ModelConfig, row
+from lib.config import ImageEncoderPart, ModelConfig, Paths, TextEncoderPart, row
 from lib.datasets.inputs import Reads
 from lib.datasets.tokenisers import TOKENISERS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
-from lib.encoders.encoder import ImageEncoder, ImageEncoderPart, Paths, TextEncoder, TextEncoderPart
+from lib.encoders.encoder import ImageEncoder, TextEncoder
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
 from lib.similarity import HEADS

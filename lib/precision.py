@@ -10,10 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from lib.config import PRECISIONS
 from lib.errors import InputError
 from lib.fragments import Fragments
-
-PRECISIONS = ("float32", "tf32", "bf16")
 
 
 def set_precision(precision: str) -> None:

@@ -17,18 +17,19 @@ from pathlib import Path
 
 import torch
 
+import lib.jobs.training as job
 import train as script
 from lib.training.engine import Trainer
 from lib.training.stopping import STOPPED
 from tests.helpers import run_differences
 
 MOMENTS = {  # what is counted, and the latest of its occasions that is chosen
-    "opening the data": (script, "train_loader", 1),
-    "building the optimizer": (script, "build_optimizer", 1),
+    "opening the data": (job, "train_loader", 1),
+    "building the optimizer": (job, "build_optimizer", 1),
     "a step": (Trainer, "step", 4),
     "writing a file": (torch, "save", 3),
     "putting a file in its place": (os, "replace", 4),
-    "validation": (script, "score_split", 1),
+    "validation": (job, "score_split", 1),
 }
 
 

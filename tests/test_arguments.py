@@ -20,15 +20,13 @@ from lib.arguments import (
     model_config,
 )
 from lib.command_line import Parser
-from lib.config import ModelConfig, Option, Part
+from lib.config import ImageEncoderPart, ModelConfig, Option, Part, TextEncoderPart
 from lib.datasets import DATA_SETS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
-from lib.encoders.encoder import ImageEncoderPart, TextEncoderPart
 from lib.errors import InputError
 from lib.model import complete
 from lib.similarity import HEADS
-from lib.training.losses import LOSSES
-from lib.training.optim import OPTIMIZERS
+from lib.training import LOSSES, OPTIMIZERS
 
 PARTS = {"similarity": HEADS, "image_encoder": IMAGE_ENCODERS, "text_encoder": TEXT_ENCODERS}
 

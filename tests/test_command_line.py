@@ -66,7 +66,8 @@ def test_text_that_is_no_number_is_refused_with_what_was_expected(kind, text, me
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--m"], "unrecognized arguments: --m"),
+        (["--m=3"], "unrecognized argument --m: did you mean --n?"),
+        (["--number", "3"], "unrecognized argument --number"),
         (["--n"], "argument --n: expected one argument"),
         (["--n", "c"], "argument --n: invalid choice: 'c'"),
     ],
@@ -78,6 +79,13 @@ def test_a_command_line_that_cannot_be_understood_is_one_line_that_names_the_hel
 
     line = error_line(main, argv, capsys)
     assert line.startswith(message) and line.endswith("; see tool --help")
+
+
+def test_a_flag_is_not_recognised_by_its_beginning():
+    parser = Parser(prog="tool")
+    parser.add_argument("--num_epochs")
+    with pytest.raises(InputError, match="unrecognized argument --num_epoch: did you mean --num_epochs?"):
+        parser.parse_args(["--num_epoch", "3"])
 
 
 def test_a_missing_subcommand_and_its_flags_are_one_line_too():

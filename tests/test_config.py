@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from lib.config import ModelConfig, Option, Part, row
+from lib.config import ModelConfig, Option, Part, lazy, row
 from lib.errors import InputError
 
 
@@ -63,3 +63,10 @@ def test_a_configuration_cannot_be_changed():
 def test_configurations_share_no_options():
     ModelConfig().image_options["img_dim"] = 3
     assert ModelConfig().image_options == {}
+
+
+def test_lazy_calls_the_function_that_it_names_and_finds_it_only_then():
+    assert lazy("math:hypot")(3, 4) == 5
+    missing = lazy("lib.no_such_module:build")
+    with pytest.raises(ModuleNotFoundError):
+        missing()

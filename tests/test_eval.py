@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import eval as script
+import lib.jobs.evaluation as job
 from lib.alignment import Way
 from lib.checkpoint import convert, read_checkpoint
 from lib.datasets import DATA_SETS
@@ -226,8 +227,8 @@ def test_several_checkpoints_are_summed_up_in_one_table(sample, runs, tmp_path, 
 
 
 def test_the_flags_of_the_machine_reach_what_scores(sample, best, tmp_path, monkeypatch):
-    seen, runner = [], script.build_runner
-    monkeypatch.setattr(script, "build_runner", lambda *given: seen.append(given[1:]) or runner(*given))
+    seen, runner = [], job.build_runner
+    monkeypatch.setattr(job, "build_runner", lambda *given: seen.append(given[1:]) or runner(*given))
     evaluate(sample, best, "--output", tmp_path)
     flags = ("--kernels", "torch", "--score_memory", 3, "--precision", "bf16")
     evaluate(sample, best, "--output", tmp_path, *flags)
@@ -316,13 +317,13 @@ class Toy:
         row = Protocol("a toy of f30k", self.read, self.evaluate, self.tables)
         monkeypatch.setitem(PROTOCOLS, "toy", row)
         monkeypatch.setitem(DATA_SETS, "f30k", dataclasses.replace(DATA_SETS["f30k"], protocols=("toy",)))
-        score_split = script.score_split
+        score_split = job.score_split
 
         def scored(*given, vectors=False, **options):
             self.asked.append("score with vectors" if vectors else "score")
             return score_split(*given, vectors=vectors, **options)
 
-        monkeypatch.setattr(script, "score_split", scored)
+        monkeypatch.setattr(job, "score_split", scored)
 
     def read(self, data_path, image_ids) -> str:
         self.asked.append("read")
@@ -408,7 +409,7 @@ BAD_INPUT = {
 
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_one_line_that_names_it(sample, best, tmp_path, capsys, monkeypatch, case):
-    monkeypatch.setattr(script, "score_split", lambda *_, **__: pytest.fail("scoring started"))
+    monkeypatch.setattr(job, "score_split", lambda *_, **__: pytest.fail("scoring started"))
     flags, expected = BAD_INPUT[case]
     (tmp_path / "empty.pth").touch()
     (tmp_path / "half.pth").write_bytes(best.read_bytes()[:100_000])
@@ -432,7 +433,7 @@ def test_annotations_of_other_images_are_refused(sample, coco_run, tmp_path, cap
 
 
 def test_missing_annotations_are_found_before_scoring(sample, coco_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(script, "score_split", lambda *_, **__: pytest.fail("scoring started"))
+    monkeypatch.setattr(job, "score_split", lambda *_, **__: pytest.fail("scoring started"))
     helpers.copy_precomp(sample, tmp_path, "coco")
     arguments = eval_arguments(tmp_path, coco_run / "model_best.pth", "--bert_path", sample / "bert", data_name="coco")
     message = error_line(script.main, [*arguments, "--evaluate_cxc"], capsys)

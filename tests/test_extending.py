@@ -19,7 +19,7 @@ from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.similarity import HEADS
 from lib.tools import score
 from lib.tools.gallery import __main__ as gallery
-from lib.training.losses import LOSSES
+from lib.training import LOSSES
 from tests.helpers import content, run_differences, threads
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

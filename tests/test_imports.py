@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [  # from the top; the longest matching name counts
     ["train", "eval", "eval_ensemble", "lib.tools"],
+    ["lib.jobs"],
     ["lib.arguments"],
     ["lib.training"],
     ["lib.checkpoint", "lib.evaluation.scoring", "lib.evaluation.saved"],
@@ -33,6 +35,7 @@ LAYERS = [  # from the top; the longest matching name counts
     ],
 ]
 APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other
+LAZY = re.compile(r"lib(\.\w+)+:\w+")
 NUMPY_ALONE = [
     f"lib.evaluation.{name}" for name in ("metrics", "cxc", "report", "results", "queries", "ensemble", "comparison")
 ]
@@ -48,7 +51,7 @@ MODULES = {module_name(file): file for file in [*ROOT.glob("*.py"), *(ROOT / "li
 
 @functools.cache
 def imported(module: str) -> set[str]:
-    """Every module that a module of ours imports, at its top or in a function: our own by their full names."""
+    """Every module that a module of ours imports at its top, in a function or by `lazy`; our own with full names."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     found = set()
     for node in ast.walk(tree):
@@ -58,6 +61,8 @@ def imported(module: str) -> set[str]:
             assert node.level == 0, f"{module}: relative import; write the whole name"
             inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(MODULES)
             found |= inside or {node.module}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and LAZY.fullmatch(node.value):
+            found.add(node.value.partition(":")[0])
     return found
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import lib.jobs.training as job
 import train as script
 from lib.checkpoint import read_checkpoint
 from lib.datasets.loaders import EpochSampler
@@ -30,7 +31,7 @@ STEPS = 5  # per epoch of the sample: 120 captions in batches of 24
 
 def stopped_at(monkeypatch, step: int, name: str = "SIGTERM", place: str = "step") -> None:
     """Let the process send itself a signal in the training step of that number, or in its first validation."""
-    seen, where = 0, (Trainer, "step") if place == "step" else (script, "score_split")
+    seen, where = 0, (Trainer, "step") if place == "step" else (job, "score_split")
     called = getattr(*where)
 
     def counting(*args, **kwargs):
@@ -85,13 +86,13 @@ def test_a_signal_saves_within_the_epoch_and_the_line_that_it_prints_goes_on(
 def test_a_signal_before_training_leaves_the_folder_as_it_was(sample, runs, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(runs("vse_infty"), tmp_path / "run"))
     before = {path.name: path.read_bytes() for path in folder.glob("*.pth")}
-    build = script.build_optimizer
+    build = job.build_optimizer
 
     def signalled(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         return build(*args)
 
-    monkeypatch.setattr(script, "build_optimizer", signalled)
+    monkeypatch.setattr(job, "build_optimizer", signalled)
     stopped(sample, folder, "--similarity", "vse_infty", "--num_epochs", 3)
     assert {path.name: path.read_bytes() for path in folder.glob("**/*.pth")} == before
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+import lib.jobs.training as job
 import train as script
-from lib.alignment import KERNELS, Way
+from lib.alignment import Way
 from lib.checkpoint import convert, load_model, read_checkpoint
+from lib.config import KERNELS
 from lib.datasets.tokenisers import load_tokenizer
 from lib.fragments import Tokens
 from lib.training.engine import Trainer
@@ -271,7 +273,7 @@ def test_the_best_rsum_counts_on_the_data_it_was_measured_on_alone(sample, esl_a
     (tmp_path / "link").symlink_to(sample / "f30k")
     places = {"copy": tmp_path / "f30k", "relative": os.path.relpath(sample / "f30k"), "link": tmp_path / "link"}
     kept = []
-    monkeypatch.setattr(script, "fit", lambda trainer, loader, run, validate: kept.append(run.best_rsum))
+    monkeypatch.setattr(job, "fit", lambda trainer, loader, run, validate: kept.append(run.best_rsum))
     flags = [flag.format(**places) for flag in flags]
     train(sample, tmp_path / "run", "--resume", esl_a / "checkpoint.pth", "--num_epochs", 3, *flags)
     before = content(esl_a / "checkpoint.pth")["best_rsum"]
@@ -289,7 +291,7 @@ def assembled(sample, tmp_path, monkeypatch):
 
     def assemble(*flags) -> Trainer:
         found = []
-        monkeypatch.setattr(script, "fit", lambda trainer, *_: found.append(trainer))
+        monkeypatch.setattr(job, "fit", lambda trainer, *_: found.append(trainer))
         train(sample, tmp_path / "run", *flags)
         return found[0]
 
@@ -519,7 +521,7 @@ def grid_arguments(sample: Path, folder: Path, *flags) -> list[str]:
 
 @pytest.mark.parametrize("case", BAD_FLAGS)
 def test_bad_flags_are_one_line_that_names_them(sample, esl_a, tmp_path, capsys, monkeypatch, case):
-    monkeypatch.setattr(script, "fit", lambda *_: pytest.fail("training started"))
+    monkeypatch.setattr(job, "fit", lambda *_: pytest.fail("training started"))
     flags, expected = BAD_FLAGS[case]
     (tmp_path / "file").write_text("nowhere.jpg\n")
     if case == "no raw images":
@@ -563,7 +565,7 @@ def test_captions_beyond_berts_positions_are_cut_with_one_warning(sample, tmp_pa
     for number in (2, 5):
         change_line(precomp / "train_caps.txt", number, "a red circle " * 300)
     found = []
-    monkeypatch.setattr(script, "fit", lambda trainer, loader, *_: found.append((trainer, loader)))
+    monkeypatch.setattr(job, "fit", lambda trainer, loader, *_: found.append((trainer, loader)))
     train(tmp_path, tmp_path / "run", "--bert_path", sample / "bert", "--batch_size", 120)
     stderr = capsys.readouterr().err
     assert stderr.count("warning") == 1 and "2 of 120 captions cut to 512" in stderr

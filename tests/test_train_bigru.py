@@ -17,7 +17,7 @@ import eval_ensemble
 import train as training_script
 from lib.checkpoint import convert
 from lib.evaluation.published import published
-from lib.tools import score
+from lib.tools import score, scoring
 from lib.tools.prepare.outputs import Target
 from lib.tools.prepare.vocab import prepare_vocab
 from tests import helpers
@@ -79,12 +79,12 @@ def test_esl_heads_train_on_words_and_their_pictures_show_them(root, tmp_path, h
              "--features", root / "f30k" / "precomp" / "test_ims.npy", "--row", 0, "--caption", "a red ball .",
              "--picture", tmp_path / "picture.png", "--device", "cpu"]  # fmt: skip
     shown = []
-    drawn = score.draw_picture
-    score.draw_picture = lambda words, *rest: shown.append(words) or drawn(words, *rest)
+    drawn = scoring.draw_picture
+    scoring.draw_picture = lambda words, *rest: shown.append(words) or drawn(words, *rest)
     try:
         score.main([str(flag) for flag in flags])
     finally:
-        score.draw_picture = drawn
+        scoring.draw_picture = drawn
     assert shown == [["<start>", "a", "red", "ball", ".", "<end>"]] and (tmp_path / "picture.png").stat().st_size
 
 

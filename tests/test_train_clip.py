@@ -15,15 +15,15 @@ import train as training_script
 from lib.checkpoint import convert, load_model, read_checkpoint, save_checkpoint
 from lib.checkpoint.released_clip import name_of
 from lib.config import ModelConfig
-from lib.datasets.captions import pad_tokens
 from lib.datasets.inputs import Reads, open_inputs
 from lib.datasets.loaders import TrainBatch
 from lib.encoders import openai_clip
 from lib.encoders.clip import load_clip
 from lib.fragments import Tokens
+from lib.jobs.training import build_schedule
 from lib.model import build_model, complete, reads
 from lib.parallel import Runner
-from lib.tools import score
+from lib.tools import score, scoring
 from lib.training.engine import Trainer
 from lib.training.losses import build_loss
 from lib.training.optim import build_optimizer
@@ -181,12 +181,12 @@ def test_plain_clip_is_evaluated_without_training(sample, tmp_path, capsys):
     model = load_clip(sample / "clip").eval()
     reads = clip_reads(sample)
     inputs = open_inputs(sample / "f30k", "f30k", "test", reads)
-    ids = pad_tokens([inputs.captions.ids(index) for index in range(len(inputs.captions))]).ids
+    ids = Tokens.padded([inputs.captions.ids(index) for index in range(len(inputs.captions))]).ids
     with torch.no_grad():
         pixels = torch.stack([inputs.images(index) for index in range(len(inputs.images))])
         expected = model(input_ids=ids, pixel_values=pixels).logits_per_image / model.logit_scale.exp()
     assert np.allclose(found, expected.numpy(), atol=1e-5)
-    error = error_line(evaluation_script.main, [*flags, "--model_path", "x.pth"], capsys)
+    error = error_line(evaluation_script.main, [*flags, "--model_path", tmp_path], capsys)
     assert error == "--zero_shot and --model_path name different models; give one of them"
 
 
@@ -199,8 +199,8 @@ def test_a_picture_shows_the_words_and_the_part_of_the_image_that_clip_sees(samp
     flags = ("--similarity", "esl_a", "--clip_output", "tokens", "--num_epochs", 1)
     helpers.train(sample, tmp_path, *clip(sample, *flags))
     shown = []
-    drawn = score.draw_picture
-    monkeypatch.setattr(score, "draw_picture", lambda *given: shown.append(given) or drawn(*given))
+    drawn = scoring.draw_picture
+    monkeypatch.setattr(scoring, "draw_picture", lambda *given: shown.append(given) or drawn(*given))
     photo = next((sample / "f30k" / "flickr30k-images").glob("*.jpg"))
     arguments = ["--model_path", tmp_path / "model_best.pth", "--clip_path", sample / "clip", "--image", photo,
                  "--caption", "Two red balls .", "--picture", tmp_path / "picture.png", "--device", "cpu"]  # fmt: skip
@@ -250,6 +250,6 @@ def test_the_script_holds_the_released_recipe(tmp_path):
     assert (args.num_epochs, args.batch_size, args.seed, args.validations, args.val_split) == (15, 64, 24, 4, "dev")
     assert (args.learning_rate, args.pretrained_lr, args.weight_decay, args.grad_clip) == (3e-5, 1e-6, 0.2, 1.0)
     assert (args.loss, args.optim, args.embedding_warmup_epochs) == ("contrastive", "transformers_adamw", 0)
-    assert training_script.build_schedule(args, staged=True) == CosineSchedule(
+    assert build_schedule(args, staged=True) == CosineSchedule(
         embedding_warmup_epochs=0, staged=True, num_epochs=15, warmup=0.1
     )

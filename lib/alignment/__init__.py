@@ -15,7 +15,6 @@ from torch import Tensor
 from lib.alignment import cpu_kernel, plain, tiled, tiles
 from lib.fragments import Fragments
 
-KERNELS = ("auto", "torch", "plain")
 PLAIN_IMAGES = 32  # images of a tile in the plain way, which keeps several arrays (B, C, W, R)
 
 

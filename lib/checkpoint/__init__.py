@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import importlib
 
-from lib.checkpoint.content import Checkpoint
-from lib.checkpoint.formats import FORMATS
-from lib.checkpoint.loading import check_complete, load_for, load_model
-from lib.checkpoint.ours import save_checkpoint
-from lib.errors import InputError, listed
-from lib.pytorch_files import read_file
-
-__all__ = ["Checkpoint", "convert", "load_for", "load_model", "read_checkpoint", "save_checkpoint"]
-
-
-def read_checkpoint(path: str | Path, paths: dict[str, Any] | None = None) -> Checkpoint:
-    """Read a checkpoint of ours or a released ESL-H, ESL-A or VSE∞ file (BERT or BiGRU), told apart by its content.
-
-    `paths` are the files of this machine by their flags: paths["bert_path"] adds to a released file what shapes don't
-    tell, the number of attention heads above all. Raises InputError for any other file; nothing in a file is executed.
-    """
-    path = Path(path)
-    content = read_file(path)
-    try:
-        return _interpret(content, path, paths or {})
-    except RecursionError:
-        raise InputError(f"{path}: holds values that contain themselves, expected a checkpoint") from None
+_HOMES = {
+    "Checkpoint": "content",
+    "convert": "files",
+    "load_for": "loading",
+    "load_model": "loading",
+    "read_checkpoint": "files",
+    "save_checkpoint": "ours",
+}
+__all__ = list(_HOMES)
 
 
-def _interpret(content: object, path: Path, paths: dict[str, Any]) -> Checkpoint:
-    for each in FORMATS.values():
-        if each.recognises(content):
-            return each.read(content, path, paths)
-    if isinstance(content, dict):
-        found = f"a dict with {listed(list(content)) or 'nothing'}"
-    else:
-        found = f"a {type(content).__name__}"
-    raise InputError(f"{path}: holds {found}, expected a checkpoint of this code or a released ESL or VSE∞ file")
-
-
-def convert(source: str | Path, target: str | Path, to: str, paths: dict[str, Any] | None = None) -> Checkpoint:
-    """Write the checkpoint `source` to `target` in the format `to`, a row of FORMATS; returns what was read.
-
-    Weights stay the same bit for bit. Raises InputError unless `source` is complete.
-    """
-    if to not in FORMATS:
-        raise InputError(f"--to is '{to}', expected one of {', '.join(FORMATS)}")
-    checkpoint = read_checkpoint(source, paths)
-    check_complete(checkpoint)
-    FORMATS[to].write(target, checkpoint)
-    return checkpoint
+def __getattr__(name: str):
+    """Imports a name from its module when it is used, so that `python -m lib.checkpoint` reads its flags at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -6,12 +6,8 @@ import argparse
 import dataclasses
 import os
 
-from lib.checkpoint import convert, read_checkpoint
-from lib.checkpoint.content import Checkpoint
 from lib.checkpoint.formats import FORMATS
-from lib.checkpoint.loading import check_complete
-from lib.command_line import Parser, script
-from lib.encoders.bert import load_bert_config
+from lib.command_line import Parser, existing, script
 from lib.errors import InputError
 
 _BERT_HELP = (
@@ -24,11 +20,11 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(prog="python -m lib.checkpoint", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     change = commands.add_parser("convert", help="write a checkpoint in the other format")
-    change.add_argument("source", metavar="IN")
+    change.add_argument("source", metavar="IN", type=existing)
     change.add_argument("target", metavar="OUT")
     change.add_argument("--to", choices=FORMATS, required=True)
     show = commands.add_parser("show", help="say what a checkpoint is")
-    show.add_argument("source", metavar="FILE")
+    show.add_argument("source", metavar="FILE", type=existing)
     for command in (change, show):
         command.add_argument("--bert_path", metavar="DIR", help=_BERT_HELP)
     return top
@@ -37,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
 @script
 def main(argv=None) -> None:
     args = parser().parse_args(argv)
+    from lib.checkpoint import convert, read_checkpoint
+    from lib.checkpoint.loading import check_complete
+    from lib.encoders.bert import load_bert_config
+
     if args.bert_path:
         load_bert_config(args.bert_path)  # says now what is wrong with it
     paths = {"bert_path": args.bert_path}
@@ -54,7 +54,7 @@ def main(argv=None) -> None:
         print("the state of the optimizer has no place in the released layout and was left out")
 
 
-def _lines(checkpoint: Checkpoint) -> list[str]:
+def _lines(checkpoint) -> list[str]:
     config = dataclasses.asdict(checkpoint.config)
     parts = {part: config.pop(f"{part}_options") for part in ("similarity", "image", "text")}
     weights = sum(tensor.numel() for tensor in checkpoint.model.values())

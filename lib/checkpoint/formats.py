@@ -6,6 +6,28 @@ one of our weights, `name_of(key, config)`. The first row that recognises a file
 
 from __future__ import annotations
 
-from lib.checkpoint import ours, released, released_bigru, released_clip
+from collections.abc import Callable
+from typing import NamedTuple
 
-FORMATS = {"ours": ours, "released_bigru": released_bigru, "released_clip": released_clip, "released": released}
+from lib.config import lazy
+
+
+class Format(NamedTuple):
+    """The functions of a format's module."""
+
+    recognises: Callable
+    read: Callable
+    write: Callable
+    name_of: Callable
+
+
+def _of(module: str) -> Format:
+    return Format(*(lazy(f"{module}:{function}") for function in Format._fields))
+
+
+FORMATS = {
+    "ours": _of("lib.checkpoint.ours"),
+    "released_bigru": _of("lib.checkpoint.released_bigru"),
+    "released_clip": _of("lib.checkpoint.released_clip"),
+    "released": _of("lib.checkpoint.released"),
+}

@@ -1,6 +1,6 @@
-"""Captions: read from text files, tokenised once, framed and padded for the encoder.
+"""Captions: read from text files, tokenised once, and framed for the encoder.
 
-Letters: C captions, W tokens of a padded batch, P tokens of all captions together.
+Letters: C captions, P tokens of all captions together.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from lib.datasets.tokenisers import Tokeniser
 from lib.errors import InputError
 from lib.files import read_lines
-from lib.fragments import Tokens
 
 CHUNK = 8192  # captions per tokeniser call
 
@@ -89,12 +87,3 @@ class TokenisedCaptions:
 
     def _span(self, index: int) -> slice:
         return slice(self.offsets[index], self.offsets[index + 1])
-
-
-def pad_tokens(captions: list[np.ndarray]) -> Tokens:
-    """Stack the token ids of C captions, padded with 0: Tokens (C, W)."""
-    lengths = list(map(len, captions))
-    padded = np.zeros((len(captions), max(lengths, default=0)), dtype=np.int64)
-    for row, ids in zip(padded, captions, strict=True):
-        row[: len(ids)] = ids
-    return Tokens(torch.from_numpy(padded), np.array(lengths, dtype=np.int64))

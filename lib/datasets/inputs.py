@@ -1,4 +1,7 @@
-"""A split as the encoders of a model take it: images and captions, ready for batches."""
+"""A split as the encoders of a model take it: images and captions, ready for batches.
+
+Letters: R regions, D size of a region feature (img_dim).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
+
 from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.images import ImageFolder, RawImages
 from lib.datasets.layout import image_folder, read_id_mapping
-from lib.datasets.regions import RegionImages
+from lib.datasets.regions import RegionFeatures
 from lib.datasets.splits import Split, open_split
 from lib.datasets.tokenisers import Tokeniser
+from lib.fragments import Fragments
+
+SIZE_AUGMENT = 0.2  # probability that a region is dropped while training
 
 
 class Reads(NamedTuple):
@@ -21,6 +30,26 @@ class Reads(NamedTuple):
     tokeniser: Tokeniser
     img_dim: int | None = None
     transform: Callable | None = None
+
+
+class RegionImages:
+    """The images of a split as regions: image i is row `rows[i]` of the features, Fragments of (R, D) and (R,).
+
+    With a random generator each region is dropped with probability 0.2; an image that would lose all keeps them.
+    """
+
+    def __init__(self, features: RegionFeatures, rows: np.ndarray):
+        self.features, self.rows = features, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __call__(self, image: int, rng: np.random.Generator | None = None) -> Fragments:
+        features, mask = self.features.row(self.rows[image])  # (R, D), (R,)
+        if rng is not None:
+            kept = mask & (rng.random(len(mask)) >= SIZE_AUGMENT)
+            mask = kept if kept.any() else mask
+        return Fragments(torch.from_numpy(features), mask)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from lib.datasets.captions import TokenisedCaptions, pad_tokens
+from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.inputs import Inputs
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
@@ -186,7 +186,7 @@ def train_loader(
 
 def _collate_pairs(samples: list) -> TrainBatch:
     images, captions, indices = zip(*samples, strict=True)
-    return TrainBatch(_stack(images), pad_tokens(captions), np.array(indices))
+    return TrainBatch(_stack(images), Tokens.padded(captions), np.array(indices))
 
 
 def _stack(images: tuple) -> Fragments | Tensor:
@@ -228,6 +228,6 @@ def caption_batches(captions: TokenisedCaptions, tokens_per_batch: int) -> list[
     while start < len(order):
         stop = start + max(1, tokens_per_batch // int(lengths[order[start]]))
         indices = order[start:stop]
-        batches.append((indices, pad_tokens([captions.ids(index) for index in indices])))
+        batches.append((indices, Tokens.padded([captions.ids(index) for index in indices])))
         start = stop
     return batches

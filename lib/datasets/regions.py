@@ -1,4 +1,4 @@
-"""Region features on disk and the splits made of them; resident memory follows the rows read, not the file.
+"""Region features on disk; resident memory follows the rows read, not the file.
 
 Letters: N rows (or images), C captions, R regions, D size of a region feature (img_dim).
 """
@@ -11,12 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 
 from lib.errors import InputError
-from lib.fragments import Fragments
-
-SIZE_AUGMENT = 0.2  # probability that a region is dropped while training
 
 
 class RegionFeatures:
@@ -79,26 +75,6 @@ class RegionFeatures:
         if not np.isfinite(copy).all():
             region = int(np.flatnonzero(~np.isfinite(copy).all(1))[0])
             raise InputError(f"{self.path}, row {index}, region {region}: NaN or infinity; extract its features again")
-
-
-class RegionImages:
-    """The images of a split as regions: image i is row `rows[i]` of the features, Fragments of (R, D) and (R,).
-
-    With a random generator each region is dropped with probability 0.2; an image that would lose all keeps them.
-    """
-
-    def __init__(self, features: RegionFeatures, rows: np.ndarray):
-        self.features, self.rows = features, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __call__(self, image: int, rng: np.random.Generator | None = None) -> Fragments:
-        features, mask = self.features.row(self.rows[image])  # (R, D), (R,)
-        if rng is not None:
-            kept = mask & (rng.random(len(mask)) >= SIZE_AUGMENT)
-            mask = kept if kept.any() else mask
-        return Fragments(torch.from_numpy(features), mask)
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, int, int], np.dtype]:

@@ -2,64 +2,43 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from lib.command_line import positive
-from lib.config import Option
-from lib.encoders.backbones import SOURCES
-from lib.encoders.bert import DROPOUT, bert_encoder, read_bert_options
-from lib.encoders.bigru import bigru_encoder, check_bigru, read_bigru_options
-from lib.encoders.clip import (
-    OUTPUTS,
-    check_clip,
-    clip_image_encoder,
-    clip_text_encoder,
-    read_image_options,
-    read_text_options,
-)
-from lib.encoders.clip_transform import clip_transform
-from lib.encoders.encoder import ImageEncoderPart, TextEncoderPart
-from lib.encoders.grid import check_grid, grid_encoder, grid_transform
-from lib.encoders.regions import check_regions, region_encoder
-from lib.encoders.vision_transformers import (
-    SWIN,
-    VIT,
-    Kind,
-    check_transformer,
-    read_transformer_options,
-    transformer_encoder,
-    transformer_transform,
-)
+from lib.config import ImageEncoderPart, Option, TextEncoderPart, lazy
+
+SOURCES = ("detector", "wsl", "imagenet_res152", "tiny")  # of the grid encoder's backbones
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # of BERT
 
 CLIP_OUTPUT = {
-    "clip_output": Option("pooled", "clip: one vector an item, or all its patches and word pieces", choices=OUTPUTS)
+    "clip_output": Option(
+        "pooled", "clip: one vector an item, or all its patches and word pieces", choices=("pooled", "tokens")
+    )
 }
 
 INPUT_SIZE = {"input_size": Option(None, "vit, swin: side of the input (default: its processor's)", positive(int))}
 
 
-def _transformer(kind: Kind) -> ImageEncoderPart:
+def _transformer(label: str, name: str) -> ImageEncoderPart:
     return ImageEncoderPart(
-        f"{kind.label} patches",
-        partial(transformer_encoder, kind),
+        f"{label} patches",
+        lazy(f"lib.encoders.vision_transformers:{name}_encoder"),
         INPUT_SIZE,
-        check_transformer,
+        lazy("lib.encoders.vision_transformers:check_transformer"),
         training_only=("input_size",),
-        read_options=partial(read_transformer_options, kind),
-        transform=transformer_transform,
+        read_options=lazy(f"lib.encoders.vision_transformers:read_{name}_options"),
+        transform=lazy("lib.encoders.vision_transformers:transformer_transform"),
     )
 
 
 IMAGE_ENCODERS = {
     "regions": ImageEncoderPart(
         "region features",
-        region_encoder,
+        lazy("lib.encoders.regions:region_encoder"),
         {"img_dim": Option(2048, "regions: size of a region feature", positive(int))},
-        check_regions,
+        lazy("lib.encoders.regions:check_regions"),
     ),
     "grid": ImageEncoderPart(
         "grid features",
-        grid_encoder,
+        lazy("lib.encoders.grid:grid_encoder"),
         {
             "backbone_source": Option(
                 "detector",
@@ -68,47 +47,51 @@ IMAGE_ENCODERS = {
             ),
             "input_scale_factor": Option(1.0, "grid: images are resized to squares of 256 * X pixels", positive(float)),
         },
-        check_grid,
+        lazy("lib.encoders.grid:check_grid"),
         training_only=("input_scale_factor",),
-        transform=grid_transform,
+        transform=lazy("lib.encoders.grid:grid_transform"),
         describe=lambda options: f"grid features ({options['backbone_source']})",
     ),
     "clip": ImageEncoderPart(
         "CLIP images",
-        clip_image_encoder,
+        lazy("lib.encoders.clip:clip_image_encoder"),
         CLIP_OUTPUT,
-        check_clip,
-        read_options=read_image_options,
-        transform=clip_transform,
+        lazy("lib.encoders.clip:check_clip"),
+        read_options=lazy("lib.encoders.clip:read_image_options"),
+        transform=lazy("lib.encoders.clip_transform:clip_transform"),
         describe=lambda options: f"CLIP images ({options['clip_output']})",
     ),
-    "vit": _transformer(VIT),
-    "swin": _transformer(SWIN),
+    "vit": _transformer("ViT", "vit"),
+    "swin": _transformer("Swin", "swin"),
 }
 
 TEXT_ENCODERS = {
     "bert": TextEncoderPart(
-        "BERT", bert_encoder, training_only=DROPOUT, read_options=read_bert_options, tokeniser="wordpiece"
+        "BERT",
+        lazy("lib.encoders.bert:bert_encoder"),
+        training_only=DROPOUT,
+        read_options=lazy("lib.encoders.bert:read_bert_options"),
+        tokeniser="wordpiece",
     ),
     "bigru": TextEncoderPart(
         "BiGRU",
-        bigru_encoder,
+        lazy("lib.encoders.bigru:bigru_encoder"),
         {
             "word_dim": Option(300, "bigru: size of a word vector", positive(int)),
             "num_layers": Option(1, "bigru: layers of the GRU", positive(int)),
         },
-        check_bigru,
-        read_options=read_bigru_options,
+        lazy("lib.encoders.bigru:check_bigru"),
+        read_options=lazy("lib.encoders.bigru:read_bigru_options"),
         tokeniser="scan",
     ),
     "clip": TextEncoderPart(
         "CLIP",
-        clip_text_encoder,
+        lazy("lib.encoders.clip:clip_text_encoder"),
         CLIP_OUTPUT
         | {"cut_end": Option(False, "clip: cut the end token of a long caption too, as the released code does")},
-        check_clip,
+        lazy("lib.encoders.clip:check_clip"),
         training_only=("cut_end",),
-        read_options=read_text_options,
+        read_options=lazy("lib.encoders.clip:read_text_options"),
         tokeniser="clip",
     ),
 }

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, ResNet152_Weights, resnet101, resnet152, resnext101_32x8d
 
+from lib.encoders import SOURCES
 from lib.encoders.resnet import caffe_style, tiny_resnet
 from lib.errors import InputError
 from lib.pytorch_files import load_strictly, read_file
@@ -29,7 +30,6 @@ _URLS = {
     "wsl": "https://download.pytorch.org/models/ig_resnext101_32x8-c38310e5.pth",
     "imagenet_res152": ResNet152_Weights.IMAGENET1K_V1.url,
 }
-SOURCES = tuple(_NETWORKS)
 
 # The detector's file holds two state dicts, numbered by the position of each module (2 and 3 are ReLU and max-pool).
 _DETECTOR_NAMES = {

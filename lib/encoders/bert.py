@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import BertConfig, BertModel
 
+from lib.encoders import DROPOUT
 from lib.encoders.encoder import TextEncoder
 from lib.encoders.pretrained import load_pretrained
 from lib.fragments import Fragments, Tokens, on_device
 
 BUCKET_TOKENS = {"cpu": 512, "cuda": 4096}  # tokens that keep the device busy; a smaller bucket only adds overhead
 MOST_BUCKETS = 8
-DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 FIELDS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
     *DROPOUT, "max_position_embeddings", "type_vocab_size", "layer_norm_eps",

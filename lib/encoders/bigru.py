@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lib.encoders.encoder import Paths, TextEncoder
+from lib.config import Paths
+from lib.encoders.encoder import TextEncoder
 from lib.encoders.word_vectors import read_word_vectors
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens, on_device

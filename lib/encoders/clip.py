@@ -20,8 +20,9 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from lib.config import Paths
 from lib.encoders import openai_clip
-from lib.encoders.encoder import ImageEncoder, Paths, TextEncoder
+from lib.encoders.encoder import ImageEncoder, TextEncoder
 from lib.encoders.grid import kept_cells
 from lib.encoders.pretrained import load_pretrained, own_config, whole_model
 from lib.encoders.stages import fix_stages, in_stages
@@ -29,7 +30,6 @@ from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
 from lib.pytorch_files import load_strictly, read_file
 
-OUTPUTS = ("pooled", "tokens")
 _TOWER = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps",
     "projection_dim",

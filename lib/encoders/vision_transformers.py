@@ -22,7 +22,7 @@ from transformers import (
     ViTModel,
 )
 
-from lib.encoders.encoder import Paths
+from lib.config import Paths
 from lib.encoders.grid import GridEncoder
 from lib.encoders.pretrained import load_pretrained, own_config, whole_model
 from lib.encoders.stages import Stages, fix_stages, in_stages
@@ -113,6 +113,10 @@ def read_transformer_options(kind: Kind, options: dict[str, Any], paths: Paths) 
     found = {name: getattr(config, name) for name in kind.fields}
     found |= {"input_size": options.get("input_size") or size, "image_mean": means, "image_std": deviations}
     return options | {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+vit_encoder, swin_encoder = (partial(transformer_encoder, kind) for kind in (VIT, SWIN))
+read_vit_options, read_swin_options = (partial(read_transformer_options, kind) for kind in (VIT, SWIN))
 
 
 def _path(paths: Paths, kind: Kind) -> str | Path:

@@ -6,6 +6,7 @@ Letters: B images, C captions, R regions, W word pieces, d_k size of level k, D 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from lib.alignment import alignment_scores, images_per_tile
 from lib.alignment.plain import word_region_similarity
 from lib.fragments import Fragments
 from lib.functional import l2_normalize, masked_mean
-from lib.similarity.aggregators import Aggregator, level_sizes
+from lib.similarity.aggregators import AdaptiveAggregator, Aggregator, HeuristicAggregator, level_sizes
 from lib.similarity.head import SimilarityHead
 
 
@@ -135,6 +136,10 @@ def esl(
     sizes = level_sizes(embed_size, kernel_size)
     aggregators = aggregator(sizes, kernel_size), aggregator(sizes, kernel_size)
     return head(*aggregators, contribution(len(sizes)), **options)
+
+
+esl_a = partial(esl, AdaptiveAggregator, PlainContribution)
+esl_h = partial(esl, HeuristicAggregator, ThresholdContribution)
 
 
 def check_levels(embed_size: int, options: dict) -> None:

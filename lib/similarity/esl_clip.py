@@ -5,11 +5,13 @@ Letters: B images, C captions, d_k size of level k, D = d_0, E = sum of all d_k.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from lib.fragments import Fragments
-from lib.similarity.aggregators import Aggregator
+from lib.similarity.aggregators import AdaptiveAggregator, Aggregator, HeuristicAggregator
 from lib.similarity.esl import ESL, ThresholdContribution, esl
 from lib.similarity.head import SimilarityHead
 from lib.similarity.pooling import dot_products, mean_fragment
@@ -72,3 +74,7 @@ class ESLCLIP(ESL):
 def esl_clip(aggregator: type[Aggregator], embed_size: int, options: dict) -> ESLCLIP:
     """A CLIP-based ESL head whose modalities have an aggregator each."""
     return esl(aggregator, MeanContribution, embed_size, options, ESLCLIP)
+
+
+esl_clip_a = partial(esl_clip, AdaptiveAggregator)
+esl_clip_h = partial(esl_clip, HeuristicAggregator)

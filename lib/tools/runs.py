@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 from lib.command_line import Parser, script
 from lib.errors import InputError, shown
 from lib.files import atomic_write, check_writable, read_json
-from lib.training.record import CONFIG, digest_of
-from lib.training.run import METRICS
-from lib.training.tracking import read_lines_of_json
+from lib.training.record import CONFIG, METRICS, digest_of, read_lines_of_json
 
 FORMATS = (".png", ".pdf", ".svg")
 APART = {"model_name", "logger_name", "resume", "reset_start_epoch"}  # which differ between any two runs

@@ -1,4 +1,4 @@
-"""Losses of the scores of a batch. A new one is a module, and a row of LOSSES.
+"""Losses of the scores of a batch, the rows of lib.training.LOSSES.
 
 A loss takes scores (B, B), whose diagonal holds the positives, and whether only the hardest negatives count. Its
 parameters, if it has any, are trained with the model's; `after_step`, if it has one, is called after each step. `mean`
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lib.command_line import not_negative
-from lib.config import Option, Part
 from lib.model import MatchingModel
+from lib.training import LOSSES
 
 
 class HingeTriplet(nn.Module):
@@ -63,14 +62,12 @@ class Contrastive(nn.Module):
         self.logit_scale.clamp_(max=self.largest)
 
 
-LOSSES = {
-    "hinge": Part(
-        "hinge-triplet loss",
-        lambda embed_size, options: HingeTriplet(**options),
-        {"margin": Option(0.2, "hinge: by how much a positive should beat its negatives", not_negative(float))},
-    ),
-    "contrastive": Part("contrastive loss", lambda embed_size, options: Contrastive()),
-}
+def hinge(embed_size: int, options: dict[str, Any]) -> HingeTriplet:
+    return HingeTriplet(**options)
+
+
+def contrastive(embed_size: int, options: dict[str, Any]) -> Contrastive:
+    return Contrastive()
 
 
 def build_loss(name: str, model: MatchingModel, options: dict[str, Any]) -> nn.Module:

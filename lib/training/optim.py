@@ -1,4 +1,4 @@
-"""Optimizers and the parameter groups that they get. A new one is a function, and a row of OPTIMIZERS.
+"""Optimizers, the rows of lib.training.OPTIMIZERS, and the parameter groups that they get.
 
 Groups bring their own learning rate and weight decay."""
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.model import MatchingModel
+from lib.training import OPTIMIZERS
 
 TEXT_FACTOR = 0.1  # of the learning rate, for the pre-trained text encoder
 WEIGHT_DECAY = 1e-4
@@ -71,9 +72,6 @@ class TransformersAdamW(torch.optim.Optimizer):
     def _begin(self, weight: nn.Parameter) -> dict:
         self.state[weight] = {"step": 0, "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
         return self.state[weight]
-
-
-OPTIMIZERS = {"adam": adamw, "sgd": sgd, "transformers_adamw": TransformersAdamW}
 
 
 def build_optimizer(

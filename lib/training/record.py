@@ -1,28 +1,26 @@
-"""config.json: what a run was started with, so that its figures can be traced."""
+"""What a run writes down: config.json, with what it was started, and metrics.jsonl, its figures by their steps."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lib.distributed import size
 from lib.errors import InputError
 from lib.files import read_json, write_json
 from lib.provenance import provenance
 
-CONFIG = "config.json"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
 WITHIN = ("config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt")  # of a folder, what a run reads
 
 
 def describe_start(
-    command: str, settings: dict[str, Any], files: Iterable[str | Path | None], devices: list[torch.device]
+    command: str, settings: dict[str, Any], files: Iterable[str | Path | None], devices: list, processes: int = 1
 ) -> dict[str, Any]:
     """The command line, every setting, the number of processes, and where results come from."""
-    start = {"command": command, "settings": settings, "processes": size()}
+    start = {"command": command, "settings": settings, "processes": processes}
     return start | provenance(devices, _present(files))
 
 
@@ -35,6 +33,17 @@ def write_start(folder: Path, start: dict[str, Any], step: int) -> None:
             before = list(found.get("starts", [])) if isinstance(found, dict) else []
     now = {name: start[name] for name in ("date", "host", "devices", "processes", "command", "commit")}
     write_json(folder / CONFIG, start | {"starts": [*before, {"step": step} | now]})
+
+
+def read_lines_of_json(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a line that a kill left unfinished is passed over, and no file has none."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                content = json.loads(line)
+                found += [content] if isinstance(content, dict) else []
+    return found
 
 
 def summary(start: dict[str, Any]) -> list[str]:

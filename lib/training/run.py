@@ -18,13 +18,12 @@ from lib.distributed import first, gather_objects
 from lib.errors import InputError
 from lib.training.engine import Trainer
 from lib.training.randomness import random_states
-from lib.training.record import CONFIG
+from lib.training.record import CONFIG, METRICS
 from lib.training.stopping import Stop
 from lib.training.tracking import EpochLog, Tracker
 
 logger = logging.getLogger("esl")
 LATEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_previous.pth", "model_best.pth"
-METRICS = "metrics.jsonl"
 STATE = ("epoch", "step", "best_rsum", "best_step", "position")  # of a run, as its checkpoints hold it
 
 

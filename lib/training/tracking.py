@@ -23,6 +23,7 @@ from lib.distributed import first
 from lib.errors import InputError
 from lib.files import atomic_write, plain
 from lib.terminal import silence
+from lib.training.record import read_lines_of_json
 
 # tensorboard-logger 0.1.0 ships protobuf code of an old generation, which protobuf >= 4 refuses to import unless its
 # pure-Python implementation is chosen before protobuf is first imported.
@@ -126,17 +127,6 @@ class Tracker:
         except (OSError, InputError) as error:
             setattr(self, what, None)
             logger.warning("warning: %s are lost (%s); training goes on without them", words, error)
-
-
-def read_lines_of_json(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a line that a kill left unfinished is passed over, and no file has none."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                content = json.loads(line)
-                found += [content] if isinstance(content, dict) else []
-    return found
 
 
 class Step(NamedTuple):

@@ -12,7 +12,8 @@ import torch
 
 import lib
 from lib import alignment
-from lib.alignment import KERNELS, PLAIN_IMAGES, Way, cpu_kernel, gpu_kernel, plain, tiled, tiles
+from lib.alignment import PLAIN_IMAGES, Way, cpu_kernel, gpu_kernel, plain, tiled, tiles
+from lib.config import KERNELS
 from tests.alignment.problems import GRADIENTS, SCORES, definition, errors, outcome, problem
 
 pytestmark = pytest.mark.usefixtures("single_thread")

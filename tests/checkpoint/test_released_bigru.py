@@ -16,9 +16,9 @@ from lib.checkpoint import convert, load_model, read_checkpoint, save_checkpoint
 from lib.checkpoint.loading import check_complete
 from lib.checkpoint.vse_files import TWINS
 from lib.config import ModelConfig
-from lib.datasets.captions import TokenisedCaptions, pad_tokens
+from lib.datasets.captions import TokenisedCaptions
 from lib.errors import InputError
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Tokens
 from lib.model import build_model, reads
 from lib.pytorch_files import read_file
 from tests.conftest import SHARED, needs_shared
@@ -151,7 +151,7 @@ def test_the_released_checkpoint_gives_its_embeddings_and_scores_for_its_caption
     model, expected = load_model(checkpoint).eval(), np.load(folder / "bigru_region_io.npz")
     texts = json.loads((folder / "bigru_region_captions.json").read_text())
     captions = TokenisedCaptions(texts, reads(checkpoint.config, paths).tokeniser)
-    tokens = pad_tokens([captions.ids(index) for index in range(len(captions))])
+    tokens = Tokens.padded([captions.ids(index) for index in range(len(captions))])
     assert tokens.ids.numpy().tolist() == expected["captions"].tolist()
     assert tokens.lengths.tolist() == expected["cap_lens"].tolist()
     for dtype, suffix in ((torch.float32, ""), (torch.float64, "_f64")):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from lib.datasets import captions
-from lib.datasets.captions import TokenisedCaptions, pad_tokens, read_captions
+from lib.datasets.captions import TokenisedCaptions, read_captions
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
 from lib.errors import InputError
+from lib.fragments import Tokens
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "##s", "play", "##ing", "(", ")", ".", "dog"]
 LINES = ["A mans playing.", "dogs (man)", "\u200b", "Playing cat"]
@@ -144,7 +145,7 @@ def test_the_words_of_a_caption_cover_every_token_once_in_order(tokeniser, index
 
 
 def test_padding_is_zero_and_lengths_tell_what_is_real():
-    padded = pad_tokens([np.array([2, 9, 3]), np.array([2, 3]), np.array([2, 0, 3])])
+    padded = Tokens.padded([np.array([2, 9, 3]), np.array([2, 3]), np.array([2, 0, 3])])
     assert padded.ids.dtype == torch.int64 and padded.ids.tolist() == [[2, 9, 3], [2, 3, 0], [2, 0, 3]]
     assert padded.lengths.tolist() == [3, 2, 3]
     assert padded.mask.tolist() == [[True] * 3, [True, True, False], [True] * 3]

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from lib.datasets.images import RawImages
-from lib.datasets.inputs import Reads, open_inputs
-from lib.datasets.regions import RegionImages
+from lib.datasets.inputs import Reads, RegionImages, open_inputs
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
 from lib.errors import InputError
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib.datasets import regions
-from lib.datasets.regions import RegionFeatures, RegionImages
+from lib.datasets import inputs
+from lib.datasets.inputs import RegionImages
+from lib.datasets.regions import RegionFeatures
 from lib.errors import InputError
 
 
@@ -185,7 +186,7 @@ def test_dropping_depends_on_the_generator_alone_and_leaves_the_features_as_they
 
 
 def test_image_that_would_lose_every_region_keeps_its_real_ones(masked, monkeypatch):
-    monkeypatch.setattr(regions, "SIZE_AUGMENT", 1.0)
+    monkeypatch.setattr(inputs, "SIZE_AUGMENT", 1.0)
     images = RegionImages(masked, np.arange(6))
     for image in range(6):
         assert images(image, np.random.default_rng(0)).mask.tolist() == [region <= image % 4 for region in range(4)]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.config import Option
+from lib.config import EncoderPart, Option
 from lib.datasets.tokenisers import TOKENISERS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
-from lib.encoders.encoder import EncoderPart, ImageEncoder, TextEncoder
+from lib.encoders.encoder import ImageEncoder, TextEncoder
 from lib.fragments import Fragments, Tokens
 from tests.helpers import BERT, CLIP_IMAGE, CLIP_TEXT, SWIN, VIT
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib.alignment import KERNELS, Way
+from lib.alignment import Way
 from lib.checkpoint import load_model, read_checkpoint
+from lib.config import KERNELS
 from lib.datasets.inputs import Inputs
 from lib.evaluation.scoring import score_split
 from lib.fragments import Fragments

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from lib.alignment import KERNELS, Way, tiles
+from lib.alignment import Way, tiles
 from lib.checkpoint import load_model, read_checkpoint
-from lib.datasets.captions import pad_tokens
+from lib.config import KERNELS
 from lib.datasets.inputs import Inputs
 from lib.datasets.loaders import caption_batches, image_batches
 from lib.errors import InputError
 from lib.evaluation import scoring
 from lib.evaluation.metrics import retrieval_metrics
 from lib.evaluation.scoring import score_split
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Tokens
 from lib.model import build_model
 from lib.parallel import Runner
 from lib.similarity.head import SimilarityHead
@@ -57,7 +57,7 @@ def test_the_matrix_holds_the_models_score_of_every_image_and_caption(dev, simil
     for column in (0, 17, 49):
         with torch.no_grad():
             images = Fragments(torch.from_numpy(features), torch.from_numpy(mask))
-            scores = runner.model(images, pad_tokens([dev.captions.ids(column)]))  # alone: without any padding
+            scores = runner.model(images, Tokens.padded([dev.captions.ids(column)]))  # alone: without any padding
         assert_close(matrix[:, column], scores[:, 0].numpy())
 
 
@@ -163,7 +163,7 @@ def test_item_vectors_are_unit_vectors_in_the_order_of_the_split(dev, similarity
     assert scores.image_vectors.shape == (10, sizes) and scores.caption_vectors.shape == (50, sizes)
     for vectors in (scores.image_vectors, scores.caption_vectors):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    head, alone = runner.model.similarity, pad_tokens([dev.captions.ids(31)])
+    head, alone = runner.model.similarity, Tokens.padded([dev.captions.ids(31)])
     with torch.no_grad():
         caption = head.embed_captions(runner.model.text_encoder(alone))
         image = head.embed_images(runner.model.image_encoder(Fragments(*(x[None] for x in dev.images(7)))))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.alignment import KERNELS, Way
+from lib.alignment import Way
+from lib.config import KERNELS
 from lib.errors import InputError
 from lib.fragments import Fragments
 from lib.similarity import HEADS, aggregators

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from lib.datasets.splits import open_split
 from lib.encoders.backbones import build_backbone
 from lib.encoders.grid import grid_transform
 from lib.errors import InputError
-from lib.tools import extract as module
-from lib.tools.extract import Plan, extract, main
+from lib.tools import extraction as module
+from lib.tools.extract import main
+from lib.tools.extraction import Plan, extract
 
 
 class Counting:
@@ -303,16 +305,16 @@ def test_texts_and_masks_of_other_features_are_never_mixed_with_these(images, tm
         (("--images", "x"), "x: no such folder"),
         (("--images", "x", "--split", "../a"), "expected a plain name"),
         (("--images", "x", "--batch_size", "0"), "--batch_size: 0 is not positive"),
-        (("--images", "x", "--input_scale_factor", "0"), "expected a number from 1/256 to 64"),
+        (("--images", ".", "--input_scale_factor", "0"), "expected a number from 1/256 to 64"),
     ],
 )
-def test_wrong_options_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, argv, message):
-    monkeypatch.chdir(tmp_path)
+def test_wrong_options_are_one_line_and_exit_code_2(images, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(images.folder)
     with pytest.raises(SystemExit) as stopped:
         _main("--backbone_source", "tiny", "--out", "out", *argv)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    assert not Path("out").exists()
 
 
 def test_the_detector_asks_for_its_weights_before_anything_is_written(images, tmp_path, capsys):

@@ -20,6 +20,7 @@ from lib.model import build_model, reads
 from lib.parallel import Runner
 from lib.similarity.esl import ESL
 from lib.tools import score as script
+from lib.tools import scoring
 from tests.helpers import IMG_DIM, error_line, evaluate
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -114,7 +115,7 @@ def test_captions_stand_in_the_order_of_their_scores_and_top_cuts_them(arguments
 
 
 def test_numbers_are_aligned():
-    lines = script.ranked_lines("x.jpg", [f"c{k}" for k in range(11)], np.linspace(-0.5, 12.5, 11))
+    lines = scoring.ranked_lines("x.jpg", [f"c{k}" for k in range(11)], np.linspace(-0.5, 12.5, 11))
     assert lines[0] == "x.jpg" and lines[1] == "   1  12.5000  c10" and lines[11] == "  11  -0.5000  c0"
     assert len({line.index("c") for line in lines[1:]}) == 1
 
@@ -141,14 +142,14 @@ def test_tokens_of_a_word_become_one_row_with_their_mean_and_masked_regions_none
     tokenizer = what.tokeniser.tokenizer
     pieces = tokenizer.convert_ids_to_tokens(range(tokenizer.vocab_size))
     tail = next(piece for piece in pieces if piece.startswith("##"))
-    captions = script.tokenised(["a ball", "a ball"], what)
+    captions = scoring.tokenised(["a ball", "a ball"], what)
     captions.tokens = np.array(tokenizer.convert_tokens_to_ids(["ball", "a", tail, tail, "ball"]), np.int32)
     captions.words, captions.offsets = np.array([0, 0, 0, 0, 1], np.int32), np.array([0, 1, 5])
     similarity = torch.arange(18.0).view(1, 1, 6, 3)  # (B, C, W, R)
     monkeypatch.setattr(model.similarity, "attention", lambda images, captions: similarity)
     image = Fragments(torch.randn(3, IMG_DIM), torch.tensor([True, False, True]))
     runner = Runner(model, [torch.device("cpu")])
-    words, rows = script.word_rows(runner, script.Candidate("x", image), captions, 1)
+    words, rows = scoring.word_rows(runner, scoring.Candidate("x", image), captions, 1)
     assert words == ["[CLS]", "a" + 2 * tail[2:], "ball", "[SEP]"]
     np.testing.assert_array_equal(rows, [[0, 2], [6, 8], [12, 14], [15, 17]])
 
@@ -204,8 +205,8 @@ def test_content_words_alone_are_drawn_as_they_are_written(arguments, photos, tm
 @pytest.fixture
 def drawn(monkeypatch) -> list:
     """What draw_picture is given: words, word-region similarity, title, subtitle, image, boxes, whether a grid."""
-    seen, draw = [], script.draw_picture
-    monkeypatch.setattr(script, "draw_picture", lambda *given: seen.append(given) or draw(*given))
+    seen, draw = [], scoring.draw_picture
+    monkeypatch.setattr(scoring, "draw_picture", lambda *given: seen.append(given) or draw(*given))
     return seen
 
 
@@ -280,7 +281,7 @@ def test_a_head_without_attention_refuses_a_picture_before_anything_is_computed(
     sample, arguments, photos, tmp_path, capsys, monkeypatch
 ):
     for name in ("score_split", "read_image", "SingleImages", "Runner"):
-        monkeypatch.setattr(script, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
+        monkeypatch.setattr(scoring, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
     features = sample / "f30k" / "precomp" / "test_ims.npy"
     flags = ("--features", features, "--row", 0, "--image", photos[0], "--picture", tmp_path / "p.png")
     message = error_line(script.main, arguments("pooled", *flags), capsys)

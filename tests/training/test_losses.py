@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lib.config import ModelConfig
-from lib.training.losses import LOSSES, HingeTriplet, build_loss
+from lib.training import LOSSES
+from lib.training.losses import HingeTriplet, build_loss
 from tests import reference
 from tests.conftest import SHARED, needs_shared
 

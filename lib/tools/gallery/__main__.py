@@ -22,7 +22,6 @@ from lib.errors import InputError
 from lib.evaluation.queries import BEST, DIRECTIONS, answer_folds
 from lib.evaluation.saved import Saved, Setting, open_items, open_saved
 from lib.files import atomic_write, check_writable
-from lib.tools.gallery.attention import Attention
 from lib.tools.gallery.page import Gallery, Model, page, shown_images
 from lib.tools.gallery.selection import sections
 from lib.tools.queries import MATRIX, add_data_flags
@@ -61,7 +60,11 @@ def main(argv: list[str] | None = None) -> None:
     saved, setting = open_saved(args.matrices, args.dataset, args.split)
     args.data_path = args.data_path or f"data/{setting.dataset}"
     split, items = open_items(args.data_path, setting, saved[0].shapes)
-    attention = Attention(args, saved[0], setting) if args.pictures else None
+    attention = None
+    if args.pictures:
+        from lib.tools.gallery.attention import Attention  # imports torch, for which the rest need not wait
+
+        attention = Attention(args, saved[0], setting)
     names = short_names(saved)
     models = [
         Model(name, about(each), answer_folds(each.folds, items.image_of_caption))

@@ -21,7 +21,7 @@ from lib.parallel import Runner, visible_devices
 from lib.similarity.head import SimilarityHead
 from lib.tools.gallery.page import Gallery
 from lib.tools.picture import draw_picture, save_picture
-from lib.tools.score import Candidate, word_rows
+from lib.tools.scoring import Candidate, word_rows
 from lib.tools.single import read_array
 from lib.tools.words import as_written, is_word
 

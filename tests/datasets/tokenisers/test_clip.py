@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.datasets.captions import TokenisedCaptions, pad_tokens
+from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.tokenisers.clip import (
     OPENAI_FILE,
     BytePairs,
@@ -21,6 +21,7 @@ from lib.datasets.tokenisers.clip import (
     vocabulary_files,
 )
 from lib.errors import InputError
+from lib.fragments import Tokens
 from tests.conftest import SHARED, needs_shared
 
 MERGES = [("d", "o"), ("do", "g</w>"), ("b", "a"), ("ba", "l"), ("bal", "l</w>")]
@@ -98,7 +99,7 @@ def test_training_adds_no_noise_and_padding_is_0_behind(tokeniser):
     captions = TokenisedCaptions(["dog ball dog", "!"], tokeniser)
     for index in range(2):
         assert np.array_equal(captions.noisy_ids(index, np.random.default_rng(0)), captions.ids(index))
-    padded = pad_tokens([captions.ids(0), captions.ids(1)])
+    padded = Tokens.padded([captions.ids(0), captions.ids(1)])
     assert padded.ids[1, 3:].tolist() == [0, 0] and padded.lengths.tolist() == [5, 3]
 
 
@@ -130,5 +131,5 @@ def test_ids_are_those_of_the_released_tokenizer():
     released = importlib.util.find_spec("clip").submodule_search_locations[0]  # the package brings OpenAI's merges
     options = {"vocab_size": 49408, "max_position_embeddings": 77, "cut_end": True}
     captions = TokenisedCaptions(texts, load_clip_tokeniser(options, {"clip_path": released}))
-    ids = pad_tokens([captions.ids(index) for index in range(len(texts))]).ids.numpy()
+    ids = Tokens.padded([captions.ids(index) for index in range(len(texts))]).ids.numpy()
     assert np.array_equal(ids, file["ids"])

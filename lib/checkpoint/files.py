@@ -1,0 +1,50 @@
+"""Reading a checkpoint of any format, and writing it in another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lib.checkpoint.content import Checkpoint
+from lib.checkpoint.formats import FORMATS
+from lib.checkpoint.loading import check_complete
+from lib.errors import InputError, listed
+from lib.pytorch_files import read_file
+
+
+def read_checkpoint(path: str | Path, paths: dict[str, Any] | None = None) -> Checkpoint:
+    """Read a checkpoint of ours or a released ESL-H, ESL-A or VSE∞ file (BERT or BiGRU), told apart by its content.
+
+    `paths` are the files of this machine by their flags: paths["bert_path"] adds to a released file what shapes don't
+    tell, the number of attention heads above all. Raises InputError for any other file; nothing in a file is executed.
+    """
+    path = Path(path)
+    content = read_file(path)
+    try:
+        return _interpret(content, path, paths or {})
+    except RecursionError:
+        raise InputError(f"{path}: holds values that contain themselves, expected a checkpoint") from None
+
+
+def _interpret(content: object, path: Path, paths: dict[str, Any]) -> Checkpoint:
+    for each in FORMATS.values():
+        if each.recognises(content):
+            return each.read(content, path, paths)
+    if isinstance(content, dict):
+        found = f"a dict with {listed(list(content)) or 'nothing'}"
+    else:
+        found = f"a {type(content).__name__}"
+    raise InputError(f"{path}: holds {found}, expected a checkpoint of this code or a released ESL or VSE∞ file")
+
+
+def convert(source: str | Path, target: str | Path, to: str, paths: dict[str, Any] | None = None) -> Checkpoint:
+    """Write the checkpoint `source` to `target` in the format `to`, a row of FORMATS; returns what was read.
+
+    Weights stay the same bit for bit. Raises InputError unless `source` is complete.
+    """
+    if to not in FORMATS:
+        raise InputError(f"--to is '{to}', expected one of {', '.join(FORMATS)}")
+    checkpoint = read_checkpoint(source, paths)
+    check_complete(checkpoint)
+    FORMATS[to].write(target, checkpoint)
+    return checkpoint
