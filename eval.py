@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib.arguments import add_machine_arguments, add_path_arguments
+from lib.arguments import add_image_arguments, add_machine_arguments, add_path_arguments
 from lib.command_line import Parser, existing, positive, script
 from lib.datasets import DATA_NAME, data_set
 from lib.datasets.layout import precomp_folder
@@ -59,6 +59,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--format", choices=FORMS, default="text", help=form)
     add("--batch_size", type=positive(int), default=128, metavar="N", help="(default: %(default)s)")
     add_path_arguments(parser, evaluation=True)
+    add_image_arguments(parser)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
     data = data_set(args.dataset)

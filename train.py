@@ -7,6 +7,7 @@ import os
 
 from lib.arguments import (
     add_data_arguments,
+    add_image_arguments,
     add_machine_arguments,
     add_model_arguments,
     add_path_arguments,
@@ -19,6 +20,7 @@ from lib.datasets.layout import precomp_folder
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add_data_arguments(parser)
+    add_image_arguments(parser)
     add_model_arguments(parser)
     add_path_arguments(parser)
     add_training_arguments(parser)

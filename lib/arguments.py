@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lib.command_line import not_negative, positive
-from lib.config import KERNELS, PRECISIONS, ModelConfig, Option, Part
+from lib.config import KERNELS, PRECISIONS, ImageLimits, ModelConfig, Option, Part
 from lib.datasets import DATA_NAME
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.errors import InputError
@@ -21,6 +21,7 @@ from lib.training import LOSSES, OPTIMIZERS
 from lib.training.schedule import SCHEDULES
 from lib.vocabulary import vocabulary_file
 
+OUTSIDE_IMAGES = "read images, too, to which an absolute path, .. or a link leads out of the image folder"
 PRECOMP_ENC_TYPES = {"basic": "regions", "backbone": "grid"}  # as VSE∞ spells them
 MACHINE_PATHS = ("bert_path", "clip_path", "backbone_path", "vocab_path", "word_vectors")
 
@@ -65,6 +66,17 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add("data_name", "f30k", DATA_NAME)
     add("val_split", "dev", "split on which the best epoch is chosen; the released ESL code chose on test")
     add("image_list", None, "grid: file names, one per line, that must exist before training starts", "FILE")
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which image files are read, of those that ImageLimits speaks of."""
+    group = Group(parser, "image files")
+    group.add("max_pixels", ImageLimits.max_pixels, "an image of more is refused", type=positive(int))
+    group.switch("allow_outside_images", OUTSIDE_IMAGES)
+
+
+def image_limits(args: argparse.Namespace) -> ImageLimits:
+    return ImageLimits(args.max_pixels, args.allow_outside_images)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -83,6 +83,18 @@ class TextEncoderPart(EncoderPart):
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageLimits:
+    """Which image files are read: of at most `max_pixels`; `outside`: also where a mapping leaves its image folder, by
+    an absolute path, by .. or through a link."""
+
+    max_pixels: int = 50_000_000
+    outside: bool = False
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What rebuilds a network: a row of each table, the options of each, and the size of the joint space."""
 

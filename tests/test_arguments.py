@@ -10,17 +10,19 @@ import pytest
 from lib import arguments
 from lib.arguments import (
     add_data_arguments,
+    add_image_arguments,
     add_machine_arguments,
     add_model_arguments,
     add_path_arguments,
     add_training_arguments,
     given_options,
+    image_limits,
     loss_options,
     machine_paths,
     model_config,
 )
 from lib.command_line import Parser
-from lib.config import ImageEncoderPart, ModelConfig, Option, Part, TextEncoderPart
+from lib.config import DEFAULT_LIMITS, ImageEncoderPart, ImageLimits, ModelConfig, Option, Part, TextEncoderPart
 from lib.datasets import DATA_SETS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.errors import InputError
@@ -292,3 +294,11 @@ def test_an_option_of_a_loss_that_was_not_chosen_has_no_effect_and_that_is_one_l
     assert capsys.readouterr().err == "note: --sharpness has no effect on hinge-triplet loss\n"
     assert loss_options(parse("--sharpness", "2", "--loss", "other")) == {"sharpness": 2.0}
     assert capsys.readouterr().err == ""
+
+
+def test_flags_say_which_image_files_are_read():
+    images = Parser(prog="train")
+    add_image_arguments(images)
+    assert image_limits(images.parse_args([])) == DEFAULT_LIMITS
+    given = images.parse_args(["--max_pixels", "9", "--allow_outside_images"])
+    assert image_limits(given) == ImageLimits(max_pixels=9, outside=True)

@@ -2,51 +2,94 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import stat
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from lib.errors import InputError
+from lib.config import DEFAULT_LIMITS, ImageLimits
+from lib.errors import InputError, listed, shown
+from lib.files import read_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = {  # the only decoders that are tried, and the suffixes by which a folder's images are found
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+SUFFIXES = sum(FORMATS.values(), ())
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
+@contextlib.contextmanager
+def open_image(
+    path: str | Path, image_id: int | str | None = None, limits: ImageLimits = DEFAULT_LIMITS
+) -> Iterator[Image.Image]:
+    """The image in a file, its header read; whatever its decoder raises within the block is an InputError that names
+    file and id, as is a missing file, one that is no regular file, and one of too many pixels."""
+    what = shown(path, 300) if image_id is None else f"{shown(path, 300)} (image id {image_id})"
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels  # which decoders look at before they take memory
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise InputError(f"{what}: is no regular file; expected an image file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error follows
+            opened = Image.open(path, formats=list(FORMATS))
+        with opened as image:
+            if image.width * image.height == 0:
+                raise ValueError(f"{image.width} x {image.height} pixels")
+            if image.width * image.height > limits.max_pixels:
+                raise Image.DecompressionBombError
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{what}: no such image file") from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{what}: has more than {limits.max_pixels:,} pixels, as it is or resized; make it smaller, or raise "
+            "--max_pixels"
+        ) from None
+    except MemoryError:
+        raise InputError(f"{what}: too little memory to decode it; make it smaller") from None
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+        reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
+        raise InputError(f"{what}: corrupt or truncated image ({reason}); replace the file") from None
+
+
 def read_image(
-    path: str | Path, image_id: int | str | None = None, decode: Callable[[Image.Image], np.ndarray] | None = None
+    path: str | Path,
+    image_id: int | str | None = None,
+    decode: Callable[[Image.Image], np.ndarray] | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> np.ndarray:
     """Decode a file to RGB, uint8 (H, W, 3), or with `decode` as that does; raises InputError naming file and id when
-    it is missing, corrupt or truncated.
+    it is missing, corrupt, truncated or too large.
 
     Grey levels are repeated, palettes looked up, CMYK converted, alpha dropped without blending; 16-bit samples keep
     their high byte. The EXIF orientation is ignored, as in the released code. Flipped bits inside the compressed data
     of a JPEG that still decodes can't be noticed: the format has no checksum.
     """
-    what = f"{path}" if image_id is None else f"{path} (image id {image_id})"
-    try:
-        with Image.open(path) as image:
-            if image.mode in _SIXTEEN_BIT:
-                pixels = _from_sixteen_bits(np.asarray(image))
-                return decode(Image.fromarray(pixels)) if decode else pixels
-            if decode:
-                return decode(image)
-            return np.array(image if image.mode == "RGB" else _to_rgb(image))
-    except FileNotFoundError:
-        raise InputError(f"{what}: no such image file") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise anything: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{what}: corrupt or truncated image ({reason}); replace the file") from None
+    with open_image(path, image_id, limits) as image:
+        if image.mode in _SIXTEEN_BIT:
+            pixels = _from_sixteen_bits(np.asarray(image))
+            return decode(Image.fromarray(pixels)) if decode else pixels
+        if decode:
+            return decode(image)
+        return np.array(image if image.mode == "RGB" else _to_rgb(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -71,9 +114,13 @@ class ImageFolder:
     """
 
     def __init__(
-        self, folder: str | Path, names: Mapping[int, str] | Mapping[str, str], ids: Sequence[int] | None = None
+        self,
+        folder: str | Path,
+        names: Mapping[int, str] | Mapping[str, str],
+        ids: Sequence[int] | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ):
-        self.folder = Path(folder)
+        self.folder, self.limits = Path(folder), limits
         try:
             names = {int(key): name for key, name in names.items()}
         except ValueError as error:
@@ -84,21 +131,29 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @functools.cached_property
+    def root(self) -> str:
+        """The folder with its own links followed."""
+        return os.path.realpath(self.folder)
+
     def path(self, row: int) -> Path:
-        """Path of the image of a row; raises InputError when the mapping has no entry for its id."""
+        """Path of the image of a row; raises InputError when the mapping has no entry for its id, or one that leaves
+        the folder."""
         image_id = self.ids[row]
-        try:
-            return self.folder / self.names[image_id]
-        except KeyError:
-            raise InputError(f"image id {image_id}: not in the id mapping of the images in {self.folder}") from None
+        if image_id not in self.names:
+            raise InputError(f"image id {image_id}: not in the id mapping of the images in {self.folder}")
+        path = self.folder / self.names[image_id]
+        if not self.limits.outside and not _stays(self.root, path):
+            raise InputError(f"{shown(path, 300)} (image id {image_id}): {_OUTSIDE.format(self.folder)}")
+        return path
 
     def read(self, row: int, decode: Callable[[Image.Image], np.ndarray] | None = None) -> np.ndarray:
         """The decoded image of a row, see `read_image`."""
-        return read_image(self.path(row), self.ids[row], decode)
+        return read_image(self.path(row), self.ids[row], decode, self.limits)
 
     def check(self, ids: Iterable[int] | None = None) -> int:
         """Return how many different images there are; raises InputError with the number and the first few of those that
-        lack an entry in the mapping or a file. One pass over the names; no file is opened."""
+        lack an entry in the mapping or a file, or that leave the folder. One pass over the names; no file is opened."""
         ids = dict.fromkeys(self.ids if ids is None else ids)
         unmapped = [str(image_id) for image_id in ids if image_id not in self.names]
         if unmapped:
@@ -106,7 +161,7 @@ class ImageFolder:
                 f"{self.folder}: {_some(unmapped, 'image ids')} of {len(ids)} not in the id mapping; "
                 "the ids and the mapping must come from the same data set"
             )
-        return _check_names(self.folder, [self.names[image_id] for image_id in ids])
+        return _check_names(self.folder, [self.names[image_id] for image_id in ids], self.limits.outside)
 
 
 class RawImages:
@@ -123,50 +178,65 @@ class RawImages:
         return self.transform(self.folder.read(image, getattr(self.transform, "decode", None)), rng)
 
 
-def check_image_list(folder: str | Path, image_list: str | Path) -> int:
+def check_image_list(folder: str | Path, image_list: str | Path, limits: ImageLimits = DEFAULT_LIMITS) -> int:
     """Check that the file `image_list` names (one path under `folder` a line) only images that are there; return their
     number.
 
-    Raises InputError with the number and the first few of the missing ones. One pass over the names; no image is
-    opened.
+    Raises InputError with the number and the first few of those that are missing or leave the folder. One pass over the
+    names; no image is opened.
     """
-    try:
-        lines = Path(image_list).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{image_list}: cannot be read ({reason}); expected one image path a line") from None
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise InputError(f"{image_list}: empty, expected one image path a line")
-    return _check_names(Path(folder), names)
+    names = [line.strip() for line in read_lines(image_list) if line.strip()]
+    return _check_names(Path(folder), names, limits.outside)
 
 
 def find_images(folder: str | Path) -> list[str]:
-    """Paths under `folder` of all image files in it and its subfolders, sorted; raises InputError when there are
-    none."""
+    """Paths under `folder` of all image files in it and its subfolders, each of these once whatever links there are,
+    sorted; raises InputError when there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; --images names the folder of the images")
-    names = [
-        (Path(parent) / name).relative_to(folder).as_posix()
-        for parent, _, children in os.walk(folder, followlinks=True)
-        for name in children
-        if name.lower().endswith(SUFFIXES)
-    ]
+    names, walked = [], set()
+    for parent, folders, children in os.walk(folder, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(parent)) in walked:
+            folders.clear()
+            continue
+        walked.add(real)
+        under = Path(parent).relative_to(folder)
+        names += [(under / name).as_posix() for name in children if name.lower().endswith(SUFFIXES)]
     if not names:
         raise InputError(f"{folder}: no image files ({', '.join(SUFFIXES)}) there")
     return sorted(names)
 
 
-def _check_names(folder: Path, names: list[str]) -> int:
+def _stays(root: str, path: Path) -> bool:
+    """Whether a path stays under `root`, which has no links, when its links are followed."""
+    try:
+        return f"{os.path.realpath(path)}/".startswith(f"{root.rstrip('/')}/")
+    except ValueError:  # a null character, half of a surrogate pair: no file can be called so
+        return True
+
+
+_OUTSIDE = "outside of {} (by an absolute path, by .. or through a link); --allow_outside_images reads it all the same"
+
+
+def _check_names(folder: Path, names: list[str], outside: bool) -> int:
     by_parent = defaultdict(list)
     for name in names:
         parent, _, leaf = name.rpartition("/")
         by_parent[parent].append((leaf, name))
-    missing = []
+    missing, strays, root = [], [], os.path.realpath(folder)
     for parent, children in by_parent.items():
-        present = _entries(folder / parent)
-        missing += [name for leaf, name in children if leaf not in present]
+        stays = outside or _stays(root, folder / parent)
+        is_link = _entries(folder / parent)
+        missing += [name for leaf, name in children if leaf not in is_link]
+        strays += [
+            name
+            for leaf, name in children
+            if not stays or (is_link.get(leaf) and not outside and not _stays(root, folder / name))
+        ]
+    if strays:
+        raise InputError(f"{_some(strays, 'image files')} of {len(names)}: {_OUTSIDE.format(folder)}")
     if missing:
         raise InputError(
             f"{folder}: {_some(missing, 'image files')} of {len(names)} missing; complete the folder or name another"
@@ -174,15 +244,16 @@ def _check_names(folder: Path, names: list[str]) -> int:
     return len(names)
 
 
-def _entries(folder: Path) -> set[str]:
+def _entries(folder: Path) -> dict[str, bool]:
+    """The names in a folder, and whether they are links."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+            return {entry.name: entry.is_symlink() for entry in entries}
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
 def _some(items: list[str], what: str) -> str:
-    return f"{len(items)} {what} ({', '.join(items[:3])}{', …' if len(items) > 3 else ''})"
+    return f"{len(items)} {what} ({listed(items, 3)})"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lib.config import DEFAULT_LIMITS, ImageLimits
 from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.images import ImageFolder, RawImages
 from lib.datasets.layout import image_folder, read_id_mapping
@@ -63,13 +64,19 @@ class Inputs:
 
 
 def open_inputs(
-    data_path: str | Path, data_name: str, split_name: str, reads: Reads, limit: int | None = None
+    data_path: str | Path,
+    data_name: str,
+    split_name: str,
+    reads: Reads,
+    limit: int | None = None,
+    image_limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Inputs:
     """Open a split for the encoders that `reads` speaks of; InputError for whatever does not fit or is not there."""
     raw = reads.transform is not None
     split = open_split(data_path, data_name, split_name, reads.img_dim, need_features=not raw, limit=limit)
     if raw:
-        folder = ImageFolder(image_folder(data_path, data_name), read_id_mapping(data_path), split.image_ids)
+        where, names = image_folder(data_path, data_name), read_id_mapping(data_path)
+        folder = ImageFolder(where, names, split.image_ids, image_limits)
         folder.check()
         images = RawImages(folder, reads.transform)
     else:

@@ -5,6 +5,8 @@ Letters: H and W side lengths in pixels, S side length of the square input.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
@@ -29,6 +31,8 @@ class ClipTransform:
         short = min(image.size)
         if short != self.size:
             width, height = (self.size if side == short else int(self.size * side / short) for side in image.size)
+            if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):  # of an image that is all but a line
+                raise Image.DecompressionBombError
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (round((side - self.size) / 2) for side in image.size)
         return np.array(image.crop((left, top, left + self.size, top + self.size)).convert("RGB"))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lib.alignment import Way
-from lib.arguments import machine_paths
+from lib.arguments import image_limits, machine_paths
 from lib.checkpoint import load_model, read_checkpoint
 from lib.checkpoint.zero_shot import save_zero_shot
 from lib.datasets import data_set
@@ -74,7 +74,7 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
     checkpoint = read_checkpoint(path, paths)
     config = checkpoint.config
     what = reads(config, paths)
-    inputs = open_inputs(args.data_path, args.dataset, args.split, what, args.limit)
+    inputs = open_inputs(args.data_path, args.dataset, args.split, what, args.limit, image_limits(args))
     split = inputs.split
     files = [*split.read_files, Path(args.data_path) / "id_mapping.json"] if what.transform else split.read_files
     references = {name: PROTOCOLS[name].read(args.data_path, split.image_ids) for name in args.protocols}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lib.alignment import Way
-from lib.arguments import loss_options, machine_paths, model_config
+from lib.arguments import image_limits, loss_options, machine_paths, model_config
 from lib.checkpoint import Checkpoint, load_for, read_checkpoint
 from lib.command_line import to_go_on
 from lib.datasets.images import check_image_list
@@ -56,10 +56,12 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
     run.settings = settings_of(args)
     checkpoint = find_checkpoint(args, run, paths)
     if args.image_list:
-        check_image_list(image_folder(args.data_path, args.data_name), args.image_list)
+        check_image_list(image_folder(args.data_path, args.data_name), args.image_list, image_limits(args))
     encoders_read = reads(config, paths)
-    train = open_inputs(args.data_path, args.data_name, "train", encoders_read)
-    val = open_inputs(args.data_path, args.data_name, args.val_split, encoders_read)
+    train, val = (
+        open_inputs(args.data_path, args.data_name, split, encoders_read, image_limits=image_limits(args))
+        for split in ("train", args.val_split)
+    )
     loader = train_loader(train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda", (rank(), size()))
 
     # what is trained: model, loss, optimizer, schedule

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from lib.arguments import add_image_arguments, image_limits
 from lib.command_line import Parser, not_negative, positive, script
 from lib.config import PRECISIONS
 from lib.datasets import PLAIN_NAME
@@ -45,6 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--batch_size", type=positive(int), default=32, help="images a batch; default %(default)s")
     add("--workers", type=not_negative(int), default=4, help="processes that decode images; default %(default)s")
     add("--device", help="cpu, cuda, cuda:1, …; by default the GPU where there is one")
+    add_image_arguments(parser)
     args = parser.parse_args(argv)
     if bool(args.data_path) != bool(args.data_name):
         raise InputError("--data_path and --data_name belong together; give both or neither")
@@ -79,7 +81,7 @@ def _data_set(args: argparse.Namespace) -> tuple[ImageFolder, dict[str, bytes]]:
     where = str(files.captions.with_name(f"{args.split}_*"))
     image_ids = image_rows(None, len(read_captions(files.captions)), ids, where=where).image_ids
     folder = args.images or image_folder(args.data_path, args.data_name)
-    images = ImageFolder(folder, read_id_mapping(args.data_path), image_ids)
+    images = ImageFolder(folder, read_id_mapping(args.data_path), image_ids, image_limits(args))
     return images, {path.name: path.read_bytes() for path in (files.captions, files.ids)}
 
 
@@ -94,7 +96,7 @@ def _loose_images(args: argparse.Namespace) -> tuple[ImageFolder, dict[str, byte
         names = dict(enumerate(find_images(args.images)))
         texts[f"{args.split}_id_mapping.json"] = f"{json.dumps(names, indent=1)}\n".encode()
     ids = dict.fromkeys(read_ids(args.ids).tolist()) if args.ids else None
-    images = ImageFolder(args.images, names, ids)
+    images = ImageFolder(args.images, names, ids, image_limits(args))
     texts[f"{args.split}_ids.txt"] = "".join(f"{image_id}\n" for image_id in images.ids).encode()
     return images, texts
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib.arguments import add_path_arguments
+from lib.arguments import add_image_arguments, add_path_arguments
 from lib.command_line import Parser, existing, positive, script
 from lib.config import PRECISIONS
 from lib.datasets.captions import read_captions
@@ -44,6 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "where the regions are grid cells (default: {split}_boxes.npy beside {split}_ims.npy)")  # fmt: skip
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
     add("--precision", choices=PRECISIONS, default="float32", help="as in eval.py (default: %(default)s)")
+    add_image_arguments(parser)
     add_path_arguments(parser, evaluation=True)
     return parser.parse_args(argv)
 

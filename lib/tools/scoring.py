@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.arguments import machine_paths
+from lib.arguments import image_limits, machine_paths
 from lib.checkpoint import load_model, read_checkpoint
 from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.images import read_image
@@ -99,7 +99,7 @@ def raw_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
     if not args.image:
         raise InputError(f"{args.model_path} reads image files; give --image FILE")
     decode = getattr(what.transform, "decode", None)
-    seen = [(path, read_image(path, decode=decode)) for path in args.image]
+    seen = [(path, read_image(path, None, decode, image_limits(args))) for path in args.image]
     return [
         Candidate(str(path), what.transform(pixels, None), path, grid=True, pixels=pixels if decode else None)
         for path, pixels in seen
@@ -114,7 +114,7 @@ def region_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
     if (args.image or args.boxes) and not args.picture:
         raise InputError(f"{'--image' if args.image else '--boxes'} with --features is for the picture; add --picture "
                          "OUT.png or leave it out")  # fmt: skip
-    source = SingleImages(args.features, what.img_dim, args.model_path)
+    source = SingleImages(args.features, what.img_dim, args.model_path, image_limits(args))
     grid, regions = args.boxes == "grid", source.shape[-2]
     if grid and round(regions**0.5) ** 2 != regions:
         raise InputError(f"--boxes grid: {args.features} has {regions} regions, which form no square grid")
@@ -190,7 +190,7 @@ def write_picture(
     """Draw and save the picture; says what it lacks when there is no image or no boxes."""
     image = candidate.pixels
     if image is None and candidate.path is not None:
-        image = read_image(candidate.path)
+        image = read_image(candidate.path, limits=image_limits(args))
     if image is None or (candidate.boxes is None and not candidate.grid):
         print(f"note: no {'image' if image is None else 'boxes'} given, so the picture is the heat map alone")
     if args.words == "content":

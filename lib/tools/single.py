@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.config import DEFAULT_LIMITS, ImageLimits
 from lib.datasets import DATA_SETS
 from lib.datasets.captions import read_captions
 from lib.datasets.images import ImageFolder
@@ -27,8 +28,8 @@ class SingleImages:
     Raises InputError for another shape, another D than `img_dim` (that of `model`, for the message), and no such file.
     """
 
-    def __init__(self, path: Path, img_dim: int, model: Path):
-        self.path = path
+    def __init__(self, path: Path, img_dim: int, model: Path, limits: ImageLimits = DEFAULT_LIMITS):
+        self.path, self.limits = path, limits
         self.array = read_array(path, "features")
         self.shape = self.array.shape
         if len(self.shape) not in (2, 3) or 0 in self.shape:
@@ -103,7 +104,7 @@ class SingleImages:
         image_id = index.image_ids[np.searchsorted(index.rows, row, "right") - 1]
         names = read_id_mapping(data_path)
         folders = [data_path / each.images for each in DATA_SETS.values() if str(image_id) in names]
-        paths = (ImageFolder(folder, names, [image_id]).path(0) for folder in folders)
+        paths = (ImageFolder(folder, names, [image_id], self.limits).path(0) for folder in folders)
         return next((path for path in paths if path.is_file()), None)
 
 

@@ -214,9 +214,9 @@ def test_image_list_is_checked_by_name(folder, tmp_path):
 
 def test_empty_or_absent_image_list_is_an_error(tmp_path):
     (tmp_path / "list.txt").write_text("\n")
-    with pytest.raises(InputError, match="list.txt: empty"):
+    with pytest.raises(InputError, match="list.txt: the file is empty"):
         check_image_list(tmp_path, tmp_path / "list.txt")
-    with pytest.raises(InputError, match="absent.txt: cannot be read"):
+    with pytest.raises(InputError, match="absent.txt: no such file"):
         check_image_list(tmp_path, tmp_path / "absent.txt")
 
 

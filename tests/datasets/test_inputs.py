@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lib.config import ImageLimits
 from lib.datasets.images import RawImages
 from lib.datasets.inputs import Reads, RegionImages, open_inputs
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
@@ -72,10 +73,23 @@ def test_a_limit_keeps_the_first_images_and_asks_for_no_others(root, raw, tokeni
     (tmp_path / "precomp").symlink_to(root / "precomp")
     (tmp_path / "id_mapping.json").symlink_to(root / "id_mapping.json")
     for image_id in IDS[:2]:
-        (tmp_path / "images" / f"{image_id}.png").symlink_to(root / "images" / f"{image_id}.png")
+        (tmp_path / "images" / f"{image_id}.png").hardlink_to(root / "images" / f"{image_id}.png")
     assert len(open_inputs(tmp_path, "birds", "dev", raw, limit=2).images) == 2
     with pytest.raises(InputError, match=r"1 image files \(20.png\) of 3 missing"):
         open_inputs(tmp_path, "birds", "dev", raw)
+
+
+def test_the_limits_of_images_hold_for_those_of_a_split(root, raw, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("precomp", "id_mapping.json", *(f"images/{image_id}.png" for image_id in IDS)):
+        (tmp_path / name).symlink_to(root / name)
+    with pytest.raises(InputError, match="3 image files .* of 3: outside of .*--allow_outside_images"):
+        open_inputs(tmp_path, "birds", "dev", raw)
+    opened = open_inputs(tmp_path, "birds", "dev", raw, image_limits=ImageLimits(max_pixels=20, outside=True))
+    assert opened.images(2)[0, 0, 0] == 2
+    opened = open_inputs(tmp_path, "birds", "dev", raw, image_limits=ImageLimits(max_pixels=19, outside=True))
+    with pytest.raises(InputError, match="more than 19 pixels"):
+        opened.images(2)
 
 
 def test_features_of_another_size_are_refused_when_the_split_is_opened(root, tokeniser):

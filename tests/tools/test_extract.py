@@ -18,6 +18,7 @@ from lib.errors import InputError
 from lib.tools import extraction as module
 from lib.tools.extract import main
 from lib.tools.extraction import Plan, extract
+from tests.helpers import error_line
 
 
 class Counting:
@@ -251,10 +252,12 @@ def test_features_of_a_data_set_open_as_a_split_with_its_captions(images, tmp_pa
     assert opened.features.row(0)[0].std() > 0
 
 
-def test_ids_and_mapping_name_the_images_and_their_order(images, tmp_path):
+def test_ids_and_mapping_name_the_images_and_their_order(images, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("96\n96\n100\n")
     (tmp_path / "mapping.json").write_text(json.dumps({str(i): name for i, name in images.names.items()}))
     named = ("--images", images.folder, "--ids", tmp_path / "ids.txt", "--id_mapping", tmp_path / "mapping.json")
+    few = ("--split", "few", "--out", tmp_path / "few", "--max_pixels", 10)
+    assert "more than 10 pixels" in error_line(main, [*TINY, *named, *few], capsys)
     some = np.load(_main(*TINY, *named, "--split", "some", "--out", tmp_path / "out"))
     every = np.load(_main(*TINY, "--images", images.folder, "--out", tmp_path / "out"))
     assert (tmp_path / "out" / "some_ids.txt").read_text() == "96\n100\n"

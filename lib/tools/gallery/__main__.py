@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from lib.arguments import add_path_arguments
+from lib.arguments import add_image_arguments, add_path_arguments, image_limits
 from lib.command_line import Parser, not_negative, positive, script
 from lib.datasets.images import ImageFolder
 from lib.datasets.layout import image_folder, read_id_mapping
@@ -46,6 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     model = "for --pictures: the checkpoint (default: the one that the first matrix's JSON names, beside the matrix)"
     add("--model_path", type=Path, metavar="FILE", help=model)
     add("--device", metavar="NAME", help="for --pictures: cpu, cuda or cuda:N (default: the GPU where there is one)")
+    add_image_arguments(parser)
     add_path_arguments(parser, evaluation=True)
     args = parser.parse_args(argv)
     if len(args.matrices) > 2:
@@ -121,9 +122,8 @@ def chosen_queries(given: Iterable[str], counts: dict[str, int]) -> dict[str, li
 def write_thumbnails(args: argparse.Namespace, setting: Setting, split: Split, images: list[int]) -> dict[int, str]:
     """Small JPEG files of images under OUT/images; those that can't be read are left out, which is said once."""
     try:
-        folder = ImageFolder(
-            image_folder(args.data_path, setting.dataset), read_id_mapping(args.data_path), split.image_ids
-        )
+        place, names = image_folder(args.data_path, setting.dataset), read_id_mapping(args.data_path)
+        folder = ImageFolder(place, names, split.image_ids, image_limits(args))
     except InputError as error:
         print(f"note: the page has no images ({error})")
         return {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.arguments import machine_paths
+from lib.arguments import image_limits, machine_paths
 from lib.checkpoint import load_model, read_checkpoint
 from lib.datasets.images import ImageFolder
 from lib.datasets.inputs import open_inputs
@@ -51,11 +51,13 @@ class Attention:
         if type(model.similarity).attention is SimilarityHead.attention:
             raise InputError(f"--pictures: the head of {path} compares no word with a region; ESL checkpoints do")
         what = reads(checkpoint.config, machine_paths(args))
-        self.inputs = open_inputs(args.data_path, setting.dataset, setting.split_name, what, setting.limit)
+        self.inputs = open_inputs(
+            args.data_path, setting.dataset, setting.split_name, what, setting.limit, image_limits(args)
+        )
         self.decode = getattr(what.transform, "decode", None)
         self.runner, self.grid = Runner(model, visible_devices(args.device)[:1]), what.transform is not None
         folder, names = image_folder(args.data_path, setting.dataset), read_id_mapping(args.data_path)
-        self.photos = ImageFolder(folder, names, self.inputs.split.image_ids)
+        self.photos = ImageFolder(folder, names, self.inputs.split.image_ids, image_limits(args))
 
     def write(self, out: Path, gallery: Gallery, count: int) -> dict[tuple[str, int], list[tuple[str, str]]]:
         """Pictures of the first `count` different queries of each direction, by the first model's answers."""

@@ -8,7 +8,9 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from lib.arguments import OUTSIDE_IMAGES, add_image_arguments, image_limits
 from lib.command_line import Parser, not_negative, positive, script
+from lib.config import ImageLimits
 from lib.datasets import DATA_NAME, DATA_SETS
 from lib.tools.prepare.check import check_data
 from lib.tools.prepare.cxc import prepare_cxc
@@ -56,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data_path", type=Path, required=True, help="the COCO folder, after `captions`")
 
     text = "your own images: a folder, and a file of lines image<TAB>caption or a CSV"
-    add = commands.add_parser("own", help=text, parents=[replacing]).add_argument
+    own = commands.add_parser("own", help=text, parents=[replacing])
+    add_image_arguments(own)
+    add = own.add_argument
     add("--images", type=Path, required=True, help="folder of the image files")
     add(
         "--captions",
@@ -82,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = commands.add_parser("check", help="what is there, whether it fits together, what is missing").add_argument
     add("data_path", type=Path)
     add("--data_name", metavar="NAME", required=True, help=DATA_NAME)
+    add("--allow_outside_images", action="store_true", help=OUTSIDE_IMAGES)
     return parser
 
 
@@ -99,11 +104,11 @@ def main(argv: list[str] | None = None) -> int:
         prepare_cxc(args.csv, Target(args.data_path, "coco", args.overwrite))
     elif args.command == "own":
         target = Target(args.data_path, args.data_name or args.data_path.absolute().name, args.overwrite)
-        prepare_own(args.images, args.captions, target, args.dev, args.test, args.seed)
+        prepare_own(args.images, args.captions, target, args.dev, args.test, args.seed, image_limits(args))
     elif args.command == "vocab":
         prepare_vocab(Target(args.data_path, args.data_name, args.overwrite), args.vocab_path, args.threshold)
     else:
-        return check_data(args.data_path, args.data_name)
+        return check_data(args.data_path, args.data_name, ImageLimits(outside=args.allow_outside_images))
     return 0
 
 

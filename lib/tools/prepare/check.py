@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from lib.config import DEFAULT_LIMITS, ImageLimits
 from lib.datasets import DATA_SETS, data_set
 from lib.datasets.images import ImageFolder
 from lib.datasets.layout import image_folder, precomp_folder, read_id_mapping
@@ -40,7 +41,7 @@ OWN_SOURCES = {
 }
 
 
-def check_data(data_path: Path, data_name: str) -> int:
+def check_data(data_path: Path, data_name: str, limits: ImageLimits = DEFAULT_LIMITS) -> int:
     """Print the state of a data set; returns 1 when training or evaluation could not run on it, else 0.
 
     Training needs `train` and `dev`, evaluation the split that eval.py takes, as region features or as raw images.
@@ -50,7 +51,8 @@ def check_data(data_path: Path, data_name: str) -> int:
     if not data_path.is_dir():
         raise InputError(f"{data_path}: no such folder; expected the data set's folder, such as data/{data_name}")
     try:
-        images, problems = ImageFolder(image_folder(data_path, data_name), read_id_mapping(data_path)), []
+        where, problems = image_folder(data_path, data_name), []
+        images = ImageFolder(where, read_id_mapping(data_path), limits=limits)
     except InputError as error:
         images, problems = None, [f"{RAW}: {error}"]
     names = tqdm(_split_names(data_path, data_name), "check", disable=None)

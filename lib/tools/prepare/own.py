@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image as PillowImage
 from tqdm import tqdm
 
+from lib.config import DEFAULT_LIMITS, ImageLimits
 from lib.datasets import DATA_SETS, data_set
 from lib.datasets.captions import read_captions
-from lib.datasets.images import find_images
+from lib.datasets.images import ImageFolder, find_images, open_image
 from lib.errors import InputError, shown
 from lib.files import read_lines
 from lib.tools.prepare.outputs import Image, Target, one_line
@@ -24,7 +24,13 @@ LARGEST_DEFAULT = 1000  # images of dev and of test, where no number is given: a
 
 
 def prepare_own(
-    images: Path, captions: Path, target: Target, dev: int | None = None, test: int | None = None, seed: int = 0
+    images: Path,
+    captions: Path,
+    target: Target,
+    dev: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> None:
     """Write the captions, ids and image paths of the splits that `draw_splits` draws, and a link to `images`.
 
@@ -36,7 +42,7 @@ def prepare_own(
         raise InputError(f"--data_name {name}: is a published data set; give your own data another name")
     link = path / data_set(name).images
     captions_of = read_pairs(captions, images)
-    check_readable(images, captions_of)
+    check_readable(images, captions_of, limits)
     numbered = [Image(number, name, captions_of[name]) for number, name in enumerate(captions_of)]
     splits = draw_splits(len(numbered), dev, test, seed)
     _link(link, images)
@@ -102,14 +108,12 @@ def _csv_rows(captions: Path) -> Iterator[tuple[str, str, str]]:
         raise InputError(f"{captions}, line {rows.line_num}: no readable CSV ({error})") from None
 
 
-def check_readable(images: Path, names) -> None:
-    """Open every image far enough to know its kind and size; InputError that names the first that is none."""
+def check_readable(images: Path, names: Iterable[str], limits: ImageLimits) -> None:
+    """Open every image far enough to know its kind and size; InputError that names the first one that is refused."""
+    ImageFolder(images, dict(enumerate(names)), limits=limits).check()
     for name in tqdm(names, desc="images", unit=" images", disable=None):
-        try:
-            PillowImage.open(images / name).close()
-        except Exception as error:  # decoders raise anything
-            reason = shown(error) or type(error).__name__
-            raise InputError(f"{images / name}: no readable image ({reason}); replace it or drop its lines") from None
+        with open_image(images / name, limits=limits):
+            pass
 
 
 def draw_splits(n_images: int, dev: int | None, test: int | None, seed: int) -> dict[str, list[int]]:

@@ -153,7 +153,7 @@ def test_bad_input_is_one_line_that_names_the_place(photos, tmp_path, capsys):
         ([*good, ("0.png", "  ")], (), "line 13: '0.png'; expected an image, a tab and its caption"),
         ([*good, ("none.png", "x")], (), f"line 13: no image file {photos / 'none.png'}"),
         ([*good, ("../c.tsv", "x")], (), "line 13: image '../c.tsv' leaves the folder"),
-        ([*good, ("text.png", "x")], (), f"{photos / 'text.png'}: no readable image"),
+        ([*good, ("text.png", "x")], (), f"{photos / 'text.png'}: corrupt or truncated image"),
         (good, ("--dev", 6, "--test", 6), "--dev 6 and --test 6 leave none of 12 images to train on"),
         (good, ("--images", tmp_path / "none"), "none: no such folder"),
     ]
@@ -171,3 +171,16 @@ def test_bad_input_is_one_line_that_names_the_place(photos, tmp_path, capsys):
     assert "there already, and not the folder" in error_line(
         main, arguments(photos, write(tmp_path / "c.tsv", good)), capsys
     )
+
+
+def test_flags_say_which_images_are_taken(photos, tmp_path, capsys):
+    (photos / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    (photos / "0.png").rename(tmp_path / "elsewhere.png")
+    captions = write(tmp_path / "c.tsv", [*((name_of(number), "a bird") for number in range(1, 12)), ("link.png", "b")])
+    assert "(link.png) of 12: outside of" in error_line(main, arguments(photos, captions), capsys)
+    linked = "--allow_outside_images"
+    assert "more than 63 pixels" in error_line(main, arguments(photos, captions, linked, "--max_pixels", 63), capsys)
+    assert main(arguments(photos, captions, linked, "--max_pixels", 64)) == 0
+    check = ["check", str(tmp_path / "birds"), "--data_name", "birds"]
+    assert main(check) == 1 and "(link.png) of" in capsys.readouterr().out
+    assert main([*check, linked]) == 0
