@@ -23,7 +23,7 @@ LAYERS = [  # from the top; the longest matching name counts
     ["lib.encoders", "lib.similarity", "lib.datasets"],
     ["lib.alignment"],
     ["lib.precision"],
-    ["lib.fragments", "lib.functional", "lib.config", "lib.evaluation", "lib.pytorch_files"],
+    ["lib.fragments", "lib.functional", "lib.config", "lib.evaluation", "lib.pytorch_files", "lib.weights"],
     [
         "lib.errors",
         "lib.terminal",
@@ -32,6 +32,9 @@ LAYERS = [  # from the top; the longest matching name counts
         "lib.vocabulary",
         "lib.host_random",
         "lib.provenance",
+        "lib.archives",
+        "lib.pickles",
+        "lib.npy_files",
     ],
 ]
 APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other

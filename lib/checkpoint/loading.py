@@ -12,7 +12,7 @@ from lib.checkpoint.formats import FORMATS
 from lib.config import ModelConfig
 from lib.errors import InputError, shown
 from lib.model import MatchingModel, build_model, image_part, text_part
-from lib.pytorch_files import check_fit, load_strictly
+from lib.weights import check_fit, load_strictly
 
 
 def load_model(checkpoint: Checkpoint) -> MatchingModel:

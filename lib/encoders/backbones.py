@@ -16,7 +16,8 @@ from torchvision.models import ResNet, ResNet152_Weights, resnet101, resnet152, 
 from lib.encoders import SOURCES
 from lib.encoders.resnet import caffe_style, tiny_resnet
 from lib.errors import InputError
-from lib.pytorch_files import load_strictly, read_file
+from lib.pytorch_files import read_file
+from lib.weights import load_strictly
 
 CHANNELS = 2048  # of every backbone's feature map
 

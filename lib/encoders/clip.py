@@ -28,7 +28,8 @@ from lib.encoders.pretrained import load_pretrained, own_config, whole_model
 from lib.encoders.stages import fix_stages, in_stages
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
-from lib.pytorch_files import load_strictly, read_file
+from lib.pytorch_files import read_file
+from lib.weights import load_strictly
 
 _TOWER = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps",

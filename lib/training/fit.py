@@ -14,12 +14,12 @@ from lib.distributed import rank
 from lib.errors import InputError, shown
 from lib.evaluation.metrics import Retrieval
 from lib.evaluation.report import format_table
-from lib.pytorch_files import load_strictly
 from lib.training.engine import Trainer
 from lib.training.randomness import set_random_states
 from lib.training.run import LATEST, STATE, Run
 from lib.training.stopping import Stopped
 from lib.training.tracking import EpochLog
+from lib.weights import load_strictly
 
 logger = logging.getLogger("esl")
 # Settings that a resumed run may change without training another model.

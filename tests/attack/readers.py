@@ -104,11 +104,11 @@ _VOCABULARY = {"idx2word": {str(i): word for i, word in enumerate("<pad> <start>
 _VOCABULARY |= {"word2idx": {word: int(i) for i, word in _VOCABULARY["idx2word"].items()}, "idx": 6}
 
 READERS = {
-    "PyTorch file": Reader("a.pth", _save, read_file, BINARY),
+    "PyTorch file": Reader("a.pth", _save, read_file, CHECKED),
     "legacy PyTorch file": Reader("a.pth", partial(_save, legacy=True), read_file, BINARY),
-    "checkpoint of ours": Reader("a.pth", _save_ours, _read_ours, BINARY),
+    "checkpoint of ours": Reader("a.pth", _save_ours, _read_ours, CHECKED),
     "released checkpoint": Reader("a.tar", partial(_save, content=partial(released_content, "vse_infty")),
-                                  _read_ours, BINARY),
+                                  _read_ours, CHECKED),
     "saved matrix": Reader("a.npy", _save_matrix, _read_matrix, BINARY),
     "what a saved matrix is of": Reader("a.json", _save_matrix, _read_matrix, OPTIONAL),
     "matrix as text": Reader("a.txt", lambda path: np.savetxt(path, _matrix()), _read_matrix, TEXT),

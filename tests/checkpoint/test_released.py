@@ -395,7 +395,9 @@ def _zeros(shapes: dict) -> OrderedDict:
      ("vse_infty grid", 1024, RESNET101, "detector"), ("vse_infty grid", 512, RESNEXT101, "wsl"),
      ("vse_infty grid", 1024, RESNET152, "imagenet_res152"), ("esl_a grid", 512, RESNET101, "detector")],
 )  # fmt: skip
-def test_full_size_models_have_a_place_for_every_documented_key_and_shape(kind, size, resnet, source, tmp_path):
+def test_full_size_models_have_a_place_for_every_documented_key_and_shape(
+    kind, size, resnet, source, tmp_path, repeating_tensors
+):
     extra = {"resnet": resnet} if resnet else {}
     shapes = released_shapes(kind, embed_size=size, img_dim=2048, bert=FULL_BERT, **extra)
     torch.save({"model": [_zeros(part) for part in shapes]}, tmp_path / "a.pth")
@@ -406,7 +408,7 @@ def test_full_size_models_have_a_place_for_every_documented_key_and_shape(kind, 
     check_complete(checkpoint)
 
 
-def test_other_kernel_sizes_are_told_by_the_level_sizes(tmp_path):
+def test_other_kernel_sizes_are_told_by_the_level_sizes(tmp_path, repeating_tensors):
     for kind in ("esl_a", "esl_h"):
         torch.save(
             {"model": [_zeros(part) for part in released_shapes(kind, embed_size=6600, s=3)]}, tmp_path / "a.pth"
@@ -419,7 +421,7 @@ def test_other_kernel_sizes_are_told_by_the_level_sizes(tmp_path):
 @needs_shared
 @pytest.mark.parametrize("name, kind", [("esl_a", "esl_a"), ("esl_h", "esl_h"), ("vse_region", "vse_infty"),
                                         ("vse_grid", "vse_infty grid")])  # fmt: skip
-def test_the_key_lists_of_full_size_released_models_are_fully_accounted_for(name, kind, tmp_path):
+def test_the_key_lists_of_full_size_released_models_are_fully_accounted_for(name, kind, tmp_path, repeating_tensors):
     listed = [{}, {}, {}]
     for line in (SHARED / "golden" / f"keys_{name}.txt").read_text().splitlines():
         if line and not line.startswith("#"):

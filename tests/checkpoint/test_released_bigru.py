@@ -173,7 +173,7 @@ def test_the_released_checkpoint_gives_its_embeddings_and_scores_for_its_caption
 
 @needs_shared
 @pytest.mark.parametrize("kind", KINDS)
-def test_full_size_key_lists_map_completely_both_ways(kind, tmp_path):
+def test_full_size_key_lists_map_completely_both_ways(kind, tmp_path, repeating_tensors):
     parts = (OrderedDict(), OrderedDict())
     lines = (SHARED / "golden" / f"keys_vse_bigru_{kind}.txt").read_text(encoding="utf-8").splitlines()
     for line in lines:

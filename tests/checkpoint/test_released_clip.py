@@ -153,7 +153,7 @@ def test_the_released_checkpoints_give_their_features_and_scores(kind, tmp_path)
 
 @needs_shared
 @pytest.mark.parametrize("kind", ["h", "a"])
-def test_full_size_key_lists_map_completely_both_ways(kind, tmp_path):
+def test_full_size_key_lists_map_completely_both_ways(kind, tmp_path, repeating_tensors):
     state = {}
     for line in (SHARED / "golden" / f"keys_esl_clip_{kind}.txt").read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
