@@ -21,8 +21,9 @@ from lib.model import reads
 from lib.parallel import Runner
 from lib.precision import set_precision
 from lib.similarity import HEADS
-from lib.training.fit import Run, resume
 from lib.training.losses import HingeTriplet
+from lib.training.resuming import resume
+from lib.training.run import Run
 
 Result = tuple[str, bool]
 ROUNDING = 1e-4  # of float32, relative to the largest score

@@ -26,11 +26,12 @@ from lib.files import check_writable, remove_leftovers
 from lib.model import build_model, complete, describe, reads
 from lib.precision import set_precision
 from lib.training.engine import Trainer
-from lib.training.fit import fit, resume
+from lib.training.fit import fit
 from lib.training.lock import locked
 from lib.training.losses import build_loss
 from lib.training.optim import build_optimizer
 from lib.training.record import METRICS, describe_start, summary, write_start
+from lib.training.resuming import resume
 from lib.training.run import BEST, Run, move_aside, newest_checkpoint
 from lib.training.schedule import SCHEDULES, Schedule
 from lib.training.stopping import Stop, Stopped

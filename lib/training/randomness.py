@@ -24,12 +24,14 @@ def random_states(devices: list[torch.device]) -> dict[str, Any]:
 def set_random_states(states: dict[str, Any], devices: list[torch.device]) -> None:
     """Go back to what `random_states` returned; a GPU that was not there keeps its state.
 
-    Raises ValueError, TypeError, KeyError or RuntimeError for anything else.
+    Raises ValueError, TypeError, KeyError, OverflowError or RuntimeError for anything else.
     """
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    name, keys, place, *rest = states["numpy"]
+    if not 0 <= place <= len(keys):  # which numpy would read from anywhere in memory
+        raise ValueError(f"place {place} among {len(keys)} numbers")
+    np.random.set_state((name, np.array(keys, np.uint32), place, *rest))
     torch.set_rng_state(states["torch"])
     gpus = [device for device in devices if device.type == "cuda"]
     for device, state in zip(gpus, states["cuda"], strict=False):

@@ -22,9 +22,10 @@ from lib.parallel import Runner
 from lib.pytorch_files import read_file
 from lib.training import fit
 from lib.training.engine import Trainer
-from lib.training.fit import Run, resume
 from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer
+from lib.training.resuming import resume
+from lib.training.run import Run
 from lib.training.schedule import Schedule
 from tests.checkpoint.layouts import assert_same_tensors
 

@@ -48,3 +48,12 @@ def test_states_that_are_none_raise_an_error_that_is_named(change):
     broken = random_states(CPU) | change if change else {}
     with pytest.raises((ValueError, TypeError, KeyError, RuntimeError)):
         set_random_states(broken, CPU)
+
+
+@pytest.mark.parametrize("place", [-1, 625, 1 << 40])
+def test_a_place_outside_of_numpys_numbers_is_refused(place):
+    states, before = random_states(CPU), np.random.get_state()[2]
+    name, keys, _, *rest = states["numpy"]
+    with pytest.raises(ValueError, match=f"place {place} among 624 numbers"):
+        set_random_states(states | {"numpy": (name, keys, place, *rest)}, CPU)
+    assert np.random.get_state()[2] == before
