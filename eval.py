@@ -22,24 +22,16 @@ RELEASED, ZERO_SHOT = Path("runs/release_weights"), Path("runs/zero_shot")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--dataset", "--data_name", default="coco", metavar="NAME", help=f"{DATA_NAME} (default: %(default)s)")
+    add("--dataset", "--data_name", default="coco", help=DATA_NAME)
     add("--data_path", metavar="DIR", help="folder of the data set (default: data/<dataset>)")
-    add(
-        "--model_path",
-        nargs="+",
-        metavar="FILE",
-        type=existing,
-        help=f"checkpoints (default: those in {RELEASED}/<dataset>_*/)",
-    )
-    add(
-        "--zero_shot",
-        metavar="DIR|NAME",
-        help=f"plain CLIP without training, made a checkpoint in {ZERO_SHOT} or --output",
-    )
-    add("--split", metavar="NAME", help="(default: testall for coco, else test)")
-    add("--limit", type=positive(int), metavar="N", help="only the first N images, for a quick look")
+    models = f"checkpoints (default: those in {RELEASED}/<dataset>_*/)"
+    add("--model_path", nargs="+", metavar="FILE", type=existing, help=models)
+    clip = f"plain CLIP without training, made a checkpoint in {ZERO_SHOT} or --output"
+    add("--zero_shot", metavar="DIR|NAME", help=clip)
+    add("--split", help="split to evaluate (default: testall for coco, else test)")
+    add("--limit", type=positive(int), help="only the first N images, for a quick look")
     for name, protocol in PROTOCOLS.items():
         add(f"--evaluate_{name}", action="append_const", const=name, dest="protocols", help=protocol.help)
     add(
@@ -55,9 +47,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="what each query got, a table of each direction: .csv or .jsonl (default: queries_<dataset>.csv)",
     )
     add("--output", metavar="DIR", help="folder of the result files (default: beside the checkpoint)")
-    form = "form of the tables; with another than text nothing else goes to stdout (default: %(default)s)"
+    form = "form of the tables; with another than text nothing else goes to stdout"
     add("--format", choices=FORMS, default="text", help=form)
-    add("--batch_size", type=positive(int), default=128, metavar="N", help="(default: %(default)s)")
+    add("--batch_size", type=positive(int), default=128, help="images, and captions, that are encoded at a time")
     add_path_arguments(parser, evaluation=True)
     add_image_arguments(parser)
     add_machine_arguments(parser)

@@ -40,15 +40,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("matrices", nargs="+", metavar="MATRIX", help="one or more saved matrices")
     add("--weights", nargs="+", type=float, help="one weight per matrix (default: equal weights)")
     tuned = "matrices of the same models on dev, in the same order: their best weights are used, by RSUM on dev alone"
-    add("--tune_on", nargs="+", metavar="DEV_MATRIX", help=tuned)
-    add("--dataset", metavar="NAME", help="default: from the JSON file beside the matrices")
+    add("--tune_on", nargs="+", metavar="MATRIX", help=tuned)
+    add("--dataset", help="data set of the matrices (default: from the JSON file beside them)")
     for name, protocol in PROTOCOLS.items():
         add(f"--evaluate_{name}", action="append_const", const=name, dest="protocols", help=protocol.help)
     add("--data_path", metavar="DIR", help="for --evaluate_…: folder of the data set (default: data/<dataset>)")
-    add("--save_results", metavar="OUT.npy", help="save the mean, with the figures in a JSON file beside it")
-    add("--json", metavar="OUT", help="the figures as JSON (default: beside the mean, else beside the first matrix)")
+    add("--save_results", metavar="FILE", help="save the mean, with the figures in a JSON file beside it")
+    add("--json", metavar="FILE", help="the figures as JSON (default: beside the mean, else beside the first matrix)")
     add("--output", metavar="DIR", type=Path, help="folder of what is written, where its name has no folder")
-    add("--format", choices=FORMS, default="text", help="form of the tables (default: %(default)s)")
+    add("--format", choices=FORMS, default="text", help="form of the tables")
     return parser.parse_args(argv)
 
 

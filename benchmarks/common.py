@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import sys
@@ -12,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lib.files import write_json as _write_json
+from lib.machine import available_cores
 
 
 def machine() -> str:
     """One line: processor, cores that this process may use, accelerator if any, versions of Python, torch and numpy."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     parts = [f"{_processor()}, {cores} core{'s' if cores != 1 else ''}"]
     torch = sys.modules.get("torch")  # only where the benchmark itself uses it
     if torch is not None and torch.cuda.is_available():

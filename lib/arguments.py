@@ -6,16 +6,16 @@ Stands above the model. `model_config` turns flags into a ModelConfig, `machine_
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from lib.command_line import not_negative, positive
+from lib.command_line import not_negative, positive, workers
 from lib.config import KERNELS, PRECISIONS, ImageLimits, ModelConfig, Option, Part
 from lib.datasets import DATA_NAME
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.errors import InputError
+from lib.machine import available_cores
 from lib.similarity import HEADS
 from lib.training import LOSSES, OPTIMIZERS
 from lib.training.schedule import SCHEDULES
@@ -27,18 +27,13 @@ MACHINE_PATHS = ("bert_path", "clip_path", "backbone_path", "vocab_path", "word_
 
 
 class Group:
-    """A group of flags; each help text ends with the default, if there is one."""
+    """A group of flags."""
 
     def __init__(self, parser: argparse.ArgumentParser, title: str):
         self.group = parser.add_argument_group(title)
 
     def add(self, flag: str, default: Any = None, help: str = "", metavar: str | None = None, **settings: Any) -> None:
-        shown = help if default is None else f"{help} (default: {default})".strip()
-        if "choices" not in settings and metavar is None:
-            metavar = {int: "N", float: "X"}.get(type(default), "NAME")
-        self.group.add_argument(
-            f"--{flag}", default=default, metavar=metavar, help=shown.replace("%", "%%"), **settings
-        )
+        self.group.add_argument(f"--{flag}", default=default, metavar=metavar, help=help.replace("%", "%%"), **settings)
 
     def switch(self, flag: str, help: str) -> None:
         self.group.add_argument(f"--{flag}", action="store_true", help=help)
@@ -56,7 +51,7 @@ class Group:
             elif option.choices:
                 self.add(name, None, text, choices=option.choices)
             else:
-                self.add(name, None, text, "N" if kind is int else "X", type=option.type or kind)
+                self.add(name, None, text, type=option.type or kind)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +83,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add("image_encoder", default.image_encoder, images, choices=IMAGE_ENCODERS)
     alias = "the same as VSE∞ spells it: basic for regions, backbone for grid"
     group.add("precomp_enc_type", None, alias, choices=PRECOMP_ENC_TYPES)
-    group.add("text_encoder", default.text_encoder, choices=TEXT_ENCODERS)
+    texts = "BERT, a bidirectional GRU on SCAN's words, or CLIP's"
+    group.add("text_encoder", default.text_encoder, texts, choices=TEXT_ENCODERS)
     size = "size of the joint space; ESL needs at least kernel_size^8"
     group.add("embed_size", default.embed_size, size, type=positive(int))
     group.options([*HEADS.values(), *IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()])
@@ -119,19 +115,20 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """The training recipe, and where a run writes."""
     group = Group(parser, "training")
     add, count, number = group.add, not_negative(int), not_negative(float)
-    add("num_epochs", 30, type=positive(int))
+    add("num_epochs", 30, "passes over the training captions", type=positive(int))
     add("batch_size", 128, "image-caption pairs of a step", type=positive(int))
     chunks = "encode the batch in K chunks to save memory; same loss and gradients, all negatives included"
     add("accumulate", 1, chunks, "K", type=positive(int))
     add("learning_rate", 5e-4, "a pre-trained text encoder gets a tenth of it", type=positive(float))
     add("lr_update", 15, "first epoch (from 0) with a tenth of the learning rate", "EPOCH", type=count)
     given = "learning rate of every pre-trained part, in place of these shares"
-    add("pretrained_lr", None, given, "X", type=positive(float))
+    add("pretrained_lr", None, given, type=positive(float))
     add("schedule", "step", "step: by --lr_update; cosine: of every step, after a warm-up", choices=SCHEDULES)
     add("warmup", 0.1, "cosine: share of all steps in which the learning rate rises", type=number)
     adamw = "adam means AdamW; transformers_adamw: the variant with which CLIP-based ESL was trained"
     add("optim", "adam", adamw, choices=OPTIMIZERS)
-    add("loss", "hinge", choices=LOSSES)
+    losses = "hinge: triplets with the hardest negatives; contrastive: cross-entropy, as CLIP"
+    add("loss", "hinge", losses, choices=LOSSES)
     group.options(LOSSES.values())
     add("weight_decay", 1e-4, "adam: of all parameters; sgd: of the backbone alone", type=number)
     add("grad_clip", 2.0, "largest gradient norm, 0 for none", type=number)
@@ -157,11 +154,17 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.switch("reset_start_epoch", "with --resume: take the weights alone and train from epoch 0")
 
 
-def add_machine_arguments(parser: argparse.ArgumentParser, workers: int | None = None) -> None:
+def add_workers(add: Callable) -> None:
+    """The flag of the processes that load data."""
+    text = "processes that load data, at most one a core; 0 loads in the main process (default: one a core, at most 8)"
+    add("--workers", default=available_cores(8), metavar="N", help=text, type=workers)
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """What depends on the machine and not on the experiment."""
-    add = Group(parser, "machine").add
-    cores = min(8, os.cpu_count() or 1) if workers is None else workers
-    add("workers", cores, "processes that load data; 0 loads in the main process", type=not_negative(int))
+    group = Group(parser, "machine")
+    add_workers(group.group.add_argument)
+    add = group.add
     device = "cpu, cuda or cuda:N (default: all visible GPUs, else the CPU); choose GPUs with CUDA_VISIBLE_DEVICES"
     add("device", None, device)
     precision = "tf32: products on a GPU; bf16: encoders in bfloat16, and evaluation's products of all pairs too"

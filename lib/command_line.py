@@ -14,14 +14,33 @@ import warnings
 from pathlib import Path
 
 from lib.errors import KEPT, InputError, explained
+from lib.machine import available_cores
 from lib.terminal import flush, last_words, screens
+
+
+class Help(argparse.HelpFormatter):
+    """The one style of every --help: N is a whole number, X any number, and a default stands at the end."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        silent = action.default in (None, argparse.SUPPRESS, []) or action.default is False
+        return action.help if silent or "(default: " in action.help else f"{action.help} (default: %(default)s)"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        kind = getattr(action.type, "__name__", "")
+        return "N" if kind.endswith("int") else "X" if kind.endswith("float") else "FILE" if kind == "Path" else "NAME"
+
+    def _get_default_metavar_for_positional(self, action: argparse.Action) -> str:
+        return action.dest.upper()
 
 
 class Parser(argparse.ArgumentParser):
     """Reports a command line that can't be understood in one line, as any other bad input. No flag may be shortened."""
 
     def __init__(self, *args, **settings):
-        super().__init__(*args, allow_abbrev=False, **settings)
+        super().__init__(*args, allow_abbrev=False, formatter_class=Help, **settings)
 
     def parse_known_args(self, args=None, namespace=None):
         found, unknown = super().parse_known_args(args, namespace)
@@ -64,6 +83,14 @@ def not_negative(kind: type = int):
     """An argparse type: a finite number of `kind`, at least 0."""
     message = "is negative or not finite"
     return _number(kind, lambda value: 0 <= value < math.inf, f"non-negative {kind.__name__}", message)
+
+
+def workers(text: str) -> int:
+    """An argparse type: a number of processes, no more than there are cores for them, which is said."""
+    asked, cores = not_negative(int)(text), available_cores()
+    if asked > cores:
+        print(f"note: --workers {asked}: this process may use {cores} cores, so {cores} are started", file=sys.stderr)
+    return min(asked, cores)
 
 
 def existing(path: str) -> Path:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lib import arguments
+from lib import machine
 from lib.arguments import (
     add_data_arguments,
     add_image_arguments,
@@ -266,13 +266,13 @@ def test_zero_is_a_number_of_workers_steps_and_epochs_of_warm_up():
     assert [getattr(args, name) for name in names] == [0] * len(names)
 
 
-def test_workers_follow_the_cores_up_to_eight_unless_a_script_says_otherwise(monkeypatch):
-    for cores, workers in ((2, 2), (64, 8), (None, 1)):
-        monkeypatch.setattr(arguments.os, "cpu_count", lambda cores=cores: cores)
-        assert parse().workers == workers
-    machine = Parser()
-    add_machine_arguments(machine, workers=0)
-    assert machine.parse_args([]).workers == 0
+def test_workers_follow_the_cores_of_the_process_up_to_eight_and_are_never_more(monkeypatch, capsys):
+    for cores, default in ((1, 1), (2, 2), (64, 8)):
+        monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)), raising=False)
+        assert parse().workers == default
+        assert capsys.readouterr().err == ""
+        assert parse("--workers", 65).workers == cores
+        assert capsys.readouterr().err.startswith(f"note: --workers 65: this process may use {cores} cores")
 
 
 def test_evaluation_asks_for_no_weights_of_a_backbone():

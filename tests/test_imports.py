@@ -35,6 +35,7 @@ LAYERS = [  # from the top; the longest matching name counts
         "lib.archives",
         "lib.pickles",
         "lib.npy_files",
+        "lib.machine",
     ],
 ]
 APART = {"lib.encoders", "lib.similarity", "lib.datasets"}  # of one layer, and strangers to each other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,11 @@ MISSING = {  # a command line of each command that names a file which is not the
     "lib.tools.sample": ["/dev/null/missing"],
     "lib.tools.score": ["--model_path", "missing", "--caption", "A red ball ."],
 }
-# Runs a module as a command three times in one process: what it says, and what has been imported after each time.
+SUBCOMMANDS = {
+    "lib.checkpoint": ["convert", "show"],
+    "lib.tools.prepare": ["captions", "regions", "cxc", "own", "vocab", "check"],
+}
+# Runs a command several times in one process: its exit code, what it says, and what has been imported by then.
 ANSWERS = """
 import contextlib, io, json, runpy, sys
 module, *lines = json.load(sys.stdin)
@@ -52,13 +57,30 @@ def test_no_command_is_left_out():
 
 @pytest.mark.parametrize("command", MISSING)
 def test_help_a_typo_and_a_missing_file_are_answered_without_importing_torch(command, tmp_path):
-    lines = [command, ["--help"], ["--no_such_flag"], MISSING[command]]
+    helps = [["--help"], *([name, "--help"] for name in SUBCOMMANDS.get(command, ()))]
+    lines = [*helps, ["--no_such_flag"], MISSING[command]]
     done = subprocess.run(
-        [sys.executable, "-c", ANSWERS], input=json.dumps(lines), capture_output=True, text=True, cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", ANSWERS], input=json.dumps([command, *lines]), capture_output=True, text=True,
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    for line, answer in zip(lines[1:], done.stdout.splitlines(), strict=True):
+    for line, answer in zip(lines, done.stdout.splitlines(), strict=True):
         code, said, imported = json.loads(answer)
-        assert code == (0 if line == ["--help"] else 2), said
-        assert said.startswith("usage: " if line == ["--help"] else "error: ")
+        assert code == (0 if line in helps else 2), said
+        assert said.startswith("usage: " if line in helps else "error: ")
         assert not HEAVY & set(imported), line
+        if line in helps:
+            assert faults(said) == []
+
+
+def faults(help_text: str) -> list[str]:
+    """What is not in the style of the others: a flag without a text, a value in small letters, another default."""
+    options = re.findall(r"^  (--?\w.*?(?:\n {20,}.*)*)$", help_text, re.MULTILINE)
+    assert options
+    found = []
+    for option in options:
+        flags, _, text = re.sub(r"\n {20,}", "  ", option).partition("  ")
+        values = re.sub(r"\{.*?\}|--?\w+|\b(auto|grid)\b", "", flags)  # these two words may be given for a file
+        text = " ".join(text.split())
+        if not text or values != values.upper() or text.count("default") != text.count("(default: "):
+            found.append(option)
+    return found

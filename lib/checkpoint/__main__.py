@@ -20,11 +20,11 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(prog="python -m lib.checkpoint", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     change = commands.add_parser("convert", help="write a checkpoint in the other format")
-    change.add_argument("source", metavar="IN", type=existing)
-    change.add_argument("target", metavar="OUT")
-    change.add_argument("--to", choices=FORMATS, required=True)
+    change.add_argument("source", metavar="IN", type=existing, help="checkpoint: our own or a released one")
+    change.add_argument("target", metavar="OUT", help="the file that is written")
+    change.add_argument("--to", choices=FORMATS, required=True, help="the format of OUT")
     show = commands.add_parser("show", help="say what a checkpoint is")
-    show.add_argument("source", metavar="FILE", type=existing)
+    show.add_argument("source", metavar="FILE", type=existing, help="checkpoint: our own or a released one")
     for command in (change, show):
         command.add_argument("--bert_path", metavar="DIR", help=_BERT_HELP)
     return top

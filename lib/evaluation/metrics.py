@@ -9,7 +9,6 @@ one. A constant matrix therefore gets the worst ranks, never perfect ones.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,8 +16,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lib.errors import InputError
+from lib.machine import available_cores
 
 BLOCK_ROWS = 64  # rows taken from the matrix at once: what a memory-mapped or column-major matrix costs in memory
+MOST_THREADS = 8  # reading memory stops getting faster beyond a few
 COUNT_FLUSH = 255  # additions of 0 or 1 that fit into uint8
 
 
@@ -136,7 +137,7 @@ def count_at_least(
                         few[:] = 0
         return column_counts + few
 
-    n_threads = max(1, min(available_cores(), scores.size >> 18))
+    n_threads = max(1, min(available_cores(MOST_THREADS), scores.size >> 18))
     borders = [n_rows * t // n_threads for t in range(n_threads + 1)]
     if n_threads == 1:
         parts = [count(0, n_rows)]
@@ -144,12 +145,6 @@ def count_at_least(
         with ThreadPoolExecutor(n_threads) as pool:
             parts = list(pool.map(count, borders[:-1], borders[1:]))
     return row_counts, None if column_thresholds is None else np.sum(parts, axis=0)
-
-
-def available_cores(most: int = 8) -> int:
-    """Cores this process may use, at most `most`: reading memory stops getting faster beyond a few."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, most)
 
 
 def recalls(ranks: np.ndarray) -> Recalls:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lib.errors import InputError
-from lib.evaluation.metrics import available_cores, caption_owners, check_matrix
+from lib.evaluation.metrics import MOST_THREADS, caption_owners, check_matrix
 from lib.files import atomic_write
+from lib.machine import available_cores
 
 BEST = 10  # items shown of each query
 BLOCK = 1 << 19  # scores looked at together: they stay in cache
@@ -82,7 +83,7 @@ def _answers(scores: np.ndarray, query_image: np.ndarray, item_image: np.ndarray
                 raise InputError("similarity matrix: holds NaN; a matrix with NaN has no ranks")
             return _block_answers(block, item_image == query_image[start : start + rows, None], best)
 
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(available_cores(MOST_THREADS)) as pool:
         parts = list(pool.map(of_block, range(0, len(scores), rows)))
     return Answers(*map(np.concatenate, zip(*parts, strict=True)))
 

@@ -23,16 +23,15 @@ from lib.provenance import provenance
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    described = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="python -m lib.tools.compare", description=__doc__, formatter_class=described)
+    parser = Parser(prog="python -m lib.tools.compare", description=__doc__)
     add = parser.add_argument
     add("matrices", nargs="+", type=Path, metavar="MATRIX", help="matrices of one split, of any form that is read")
-    add("--dataset", "--data_name", metavar="NAME", help="default: from the JSON file beside the matrices")
-    add("--split", metavar="NAME", help="default: from the JSON file, else the split that eval.py takes")
-    add("--draws", type=positive(int), default=DRAWS, metavar="N", help="of the bootstrap (default: %(default)s)")
-    add("--seed", type=not_negative(int), default=0, metavar="N", help="of the draws (default: %(default)s)")
-    add("--format", choices=FORMS, default="text", help="form of the tables (default: %(default)s)")
-    add("--json", type=Path, metavar="OUT", help="write the figures as JSON too")
+    add("--dataset", "--data_name", help="data set of the matrices (default: from the JSON file beside them)")
+    add("--split", help="split of the matrices (default: from the JSON file, else the split that eval.py takes)")
+    add("--draws", type=positive(int), default=DRAWS, help="draws of the bootstrap")
+    add("--seed", type=not_negative(int), default=0, help="of the draws")
+    add("--format", choices=FORMS, default="text", help="form of the tables")
+    add("--json", type=Path, help="write the figures as JSON too")
     return parser.parse_args(argv)
 
 

@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from lib.arguments import add_image_arguments, image_limits
-from lib.command_line import Parser, not_negative, positive, script
+from lib.arguments import add_image_arguments, add_workers, image_limits
+from lib.command_line import Parser, positive, script
 from lib.config import PRECISIONS
 from lib.datasets import PLAIN_NAME
 from lib.datasets.captions import read_captions
@@ -30,22 +30,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "that was stopped goes on when started again with the same options.",
     )
     add = parser.add_argument
-    add("--out", required=True, help="folder for {split}_ims.npy and its texts; usually <new data_path>/precomp")
-    add("--backbone_source", choices=SOURCES, required=True, help="'tiny' has random weights, for tests alone")
-    add("--backbone_path", help="local weight file; the detector needs one, the others download theirs")
-    add("--data_path", help="data set folder, e.g. data/f30k")
-    add("--data_name", metavar="NAME", help="which data set that is: coco, f30k, or the name of your own")
-    add("--split", help="split of the data set, or a name for the images of --images (there by default: all)")
-    add("--images", help="folder of the images; by default that of the data set")
-    add("--ids", help="file with one integer image id a line; needs --id_mapping")
-    add("--id_mapping", help='JSON file {"<image id>": "path under --images"}')
-    add("--input_scale_factor", type=float, default=2.0, help="side of the images over 256; default %(default)s")
+    folder = "folder for {split}_ims.npy and its texts; usually <new data_path>/precomp"
+    add("--out", metavar="DIR", required=True, help=folder)
+    add("--backbone_source", choices=SOURCES, required=True, help="whose weights; tiny has random ones, to try things")
+    add("--backbone_path", metavar="FILE", help="local weight file; the detector needs one, the others download theirs")
+    add("--data_path", metavar="DIR", help="data set folder, e.g. data/f30k")
+    add("--data_name", help="which data set that is: coco, f30k, or the name of your own")
+    add("--split", help="split of the data set, or a name for the images of --images (default: all, for those)")
+    add("--images", metavar="DIR", help="folder of the images (default: that of the data set)")
+    add("--ids", metavar="FILE", help="file with one integer image id a line; needs --id_mapping")
+    add("--id_mapping", metavar="FILE", help='JSON file {"<image id>": "path under --images"}')
+    add("--input_scale_factor", type=float, default=2.0, help="side of the images over 256")
     add("--pool", type=positive(int), help="average the feature map down to this many cells a side")
-    add("--dtype", choices=DTYPES, default="float16", help="of the features file; default %(default)s")
-    add("--precision", choices=PRECISIONS, default="float32", help="of the computation on a GPU; default %(default)s")
-    add("--batch_size", type=positive(int), default=32, help="images a batch; default %(default)s")
-    add("--workers", type=not_negative(int), default=4, help="processes that decode images; default %(default)s")
-    add("--device", help="cpu, cuda, cuda:1, …; by default the GPU where there is one")
+    add("--dtype", choices=DTYPES, default="float16", help="type of the features")
+    add("--precision", choices=PRECISIONS, default="float32", help="of the products on a GPU")
+    add("--batch_size", type=positive(int), default=32, help="images of a batch")
+    add_workers(add)
+    add("--device", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
     add_image_arguments(parser)
     args = parser.parse_args(argv)
     if bool(args.data_path) != bool(args.data_name):

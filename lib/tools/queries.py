@@ -19,21 +19,16 @@ MATRIX = "a matrix of eval.py --save_results, or of another form that eval_ensem
 def add_data_flags(add) -> None:
     """Where the images and captions of a saved matrix are, for every tool that shows them."""
     add("--data_path", metavar="DIR", help="folder of the data set (default: data/<dataset>)")
-    add("--dataset", "--data_name", metavar="NAME", help="default: from the JSON file beside the matrix")
-    add("--split", metavar="NAME", help="default: from the JSON file, else the split that eval.py takes")
+    add("--dataset", "--data_name", help="data set of the matrix (default: from the JSON file beside it)")
+    add("--split", help="split of the matrix (default: from the JSON file, else the split that eval.py takes)")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    described = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="python -m lib.tools.queries", description=__doc__, formatter_class=described)
+    parser = Parser(prog="python -m lib.tools.queries", description=__doc__)
     parser.add_argument("matrix", metavar="MATRIX", type=Path, help=MATRIX)
     add_data_flags(parser.add_argument)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="NAME",
-        help="name of the tables, .csv or .jsonl; _i2t and _t2i are added (default: <matrix>_queries.csv beside it)",
-    )
+    tables = "name of the tables, .csv or .jsonl; _i2t and _t2i are added (default: <matrix>_queries.csv beside it)"
+    parser.add_argument("--output", type=Path, help=tables)
     return parser.parse_args(argv)
 
 

@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m lib.tools.runs", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, as --model_name named it")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves: .png, .pdf or .svg")
+    parser.add_argument("--plot", type=Path, help="draw the curves: .png, .pdf or .svg")
     args = parser.parse_args(argv)
     if args.plot:
         if args.plot.suffix.lower() not in FORMATS:

@@ -18,8 +18,7 @@ from lib.tools.picture import FORMS
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    description = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="python -m lib.tools.score", description=__doc__, formatter_class=description)
+    parser = Parser(prog="python -m lib.tools.score", description=__doc__)
     add = parser.add_argument
     add("--model_path", required=True, type=existing, metavar="FILE", help="checkpoint: our own or a released one")
     add("--caption", action="append", default=[], metavar="TEXT", help="a caption; may be given more than once")
@@ -27,23 +26,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--image", action="append", default=[], type=Path, metavar="FILE",
         help="an image file; may be given more than once. With --features: the image behind --picture (default: that "
         "of --row by the split's ids and id_mapping.json)")  # fmt: skip
-    add("--features", type=Path, metavar="FILE.npy",
+    add("--features", type=Path, metavar="FILE",
         help="region checkpoint: features (R, img_dim) of an image, or (N, R, img_dim) with --row")  # fmt: skip
-    add("--row", action="append", type=int, metavar="N", help="row of --features, from 0; may be given more than once")
-    add("--top", type=positive(int), metavar="N", help="print only the best N captions of each image")
-    add("--picture", type=Path, metavar="OUT", help="ESL: draw which words of a caption matched which regions, as "
+    add("--row", action="append", type=int, help="row of --features, from 0; may be given more than once")
+    add("--top", type=positive(int), help="print only the best N captions of each image")
+    add("--picture", type=Path, metavar="FILE", help="ESL: draw which words of a caption matched which regions, as "
         f"{', '.join(FORMS)}")  # fmt: skip
-    add("--picture_caption", type=positive(int), metavar="N", help="draw the N-th caption (default: the best one)")
-    words = "in the picture; content: no function words, punctuation, [CLS] and [SEP] (default: %(default)s)"
+    add("--picture_caption", type=positive(int), help="draw the N-th caption (default: the best one)")
+    words = "in the picture; content: no function words, punctuation, [CLS] and [SEP]"
     add("--words", choices=("all", "content"), default="all", help=words)
     add("--no_subtitle", action="store_true", help="a picture without the line of score, image and model")
-    add("--dpi", type=positive(float), default=200, metavar="N", help="of a .png (default: %(default)s)")
-    add("--width", type=positive(float), metavar="INCHES", help="of the picture (default: about 14)")
-    add("--boxes", metavar="FILE.npy|grid",
+    add("--dpi", type=positive(float), default=200, help="dots per inch of a .png")
+    add("--width", type=positive(float), help="of the picture, in inches (default: about 14)")
+    add("--boxes", metavar="FILE|grid",
         help="for --picture: the boxes of --features, (R, 4) or (N, R, 4), x1 y1 x2 y2 in pixels of --image; or 'grid' "
         "where the regions are grid cells (default: {split}_boxes.npy beside {split}_ims.npy)")  # fmt: skip
-    add("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
-    add("--precision", choices=PRECISIONS, default="float32", help="as in eval.py (default: %(default)s)")
+    add("--device", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
+    add("--precision", choices=PRECISIONS, default="float32", help="as in eval.py")
     add_image_arguments(parser)
     add_path_arguments(parser, evaluation=True)
     return parser.parse_args(argv)

@@ -76,9 +76,9 @@ def test_infinities_are_ordered_like_other_values():
 
 def test_shared_work_gives_the_ranks_of_one_thread(monkeypatch):
     scores = np.random.default_rng(5).integers(0, 999, (1100, 1100)).astype(np.float32)
-    monkeypatch.setattr(metrics, "available_cores", lambda: 1)
+    monkeypatch.setattr(metrics, "available_cores", lambda most: 1)
     one = ranks(scores)
-    monkeypatch.setattr(metrics, "available_cores", lambda: 3)
+    monkeypatch.setattr(metrics, "available_cores", lambda most: 3)
     three = ranks(scores)
     for a, b in zip(one, three, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -30,22 +30,21 @@ SIDE = 240  # pixels of the longer side of a thumbnail
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    described = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="python -m lib.tools.gallery", description=__doc__, formatter_class=described)
+    parser = Parser(prog="python -m lib.tools.gallery", description=__doc__)
     add = parser.add_argument
     add("matrices", nargs="+", type=Path, metavar="RESULTS", help=f"{MATRIX}; a second one is shown beside it")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the page")
     add_data_flags(add)
-    add("--count", type=positive(int), default=24, metavar="N", help="queries of a section (default: %(default)s)")
-    add("--best", type=positive(int), default=5, metavar="N", help=f"items of a query, at most {BEST} (default: 5)")
-    add("--seed", type=not_negative(int), default=0, metavar="N", help="of the random sample (default: %(default)s)")
+    add("--count", type=positive(int), default=24, help="queries of a section")
+    add("--best", type=positive(int), default=5, help=f"items of a query, at most {BEST}")
+    add("--seed", type=not_negative(int), default=0, help="of the random sample")
     query = "a query to show first: i2t:3 is image 3, t2i:17 caption 17, from 0; may be given more than once"
     add("--query", action="append", default=[], metavar="WAY:N", help=query)
     pictures = "ESL: word-region pictures of the first N queries of each direction, with the right and the wrong item"
-    add("--pictures", type=not_negative(int), default=0, metavar="N", help=pictures)
+    add("--pictures", type=not_negative(int), default=0, help=pictures)
     model = "for --pictures: the checkpoint (default: the one that the first matrix's JSON names, beside the matrix)"
     add("--model_path", type=Path, metavar="FILE", help=model)
-    add("--device", metavar="NAME", help="for --pictures: cpu, cuda or cuda:N (default: the GPU where there is one)")
+    add("--device", help="for --pictures: cpu, cuda or cuda:N (default: the GPU where there is one)")
     add_image_arguments(parser)
     add_path_arguments(parser, evaluation=True)
     args = parser.parse_args(argv)

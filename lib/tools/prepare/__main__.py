@@ -34,58 +34,58 @@ def build_parser() -> argparse.ArgumentParser:
     add = commands.add_parser("captions", help=text, parents=[replacing]).add_argument
     add("source", type=Path, help="Karpathy's dataset_coco.json or dataset_flickr30k.json")
     add("data_path", type=Path, help="folder of the data set, made when it is missing")
-    add("--data_name", choices=DATA_SETS, required=True)
-    raw = "raw: as CLIP-based ESL reads them, Flickr30K's without the full stops at their ends (default %(default)s)"
+    add("--data_name", choices=DATA_SETS, required=True, help="data set of the source")
+    raw = "raw: as CLIP-based ESL reads them, Flickr30K's without the full stops at their ends"
     add("--text", choices=TEXTS, default="sentence", help=raw)
 
     text = "region features from TSV files or .npz files"
     add = commands.add_parser("regions", help=text, parents=[replacing]).add_argument
     add("sources", type=Path, nargs="+", metavar="SOURCE", help="a .tsv or .npz file, or a folder of them")
-    add("--data_path", type=Path, required=True, help="the data set's folder, with its {split}_ids.txt")
-    add("--data_name", metavar="NAME", required=True, help=DATA_NAME)
+    add("--data_path", type=Path, metavar="DIR", required=True, help="the data set's folder, with its {split}_ids.txt")
+    add("--data_name", required=True, help=DATA_NAME)
     add("--split", nargs="+", help="splits to write in one pass (default: all that have ids)")
-    add("--format", choices=FORMATS, help="default: told by suffix and number of columns")
-    add("--dtype", choices=("float16", "float32"), default="float32", help="of the features (default %(default)s)")
-    add("--boxes", type=positive(int), default=36, help="boxes kept per image, the first ones (default %(default)s)")
-    add("--img_dim", type=positive(int), default=2048, help="size of a feature (default %(default)s)")
+    add("--format", choices=FORMATS, help="form of the sources (default: by suffix and number of columns)")
+    add("--dtype", choices=("float16", "float32"), default="float32", help="type of the features")
+    add("--boxes", type=positive(int), default=36, help="boxes kept per image, the first ones")
+    add("--img_dim", type=positive(int), default=2048, help="size of a feature")
     add("--fewer", choices=("pad", "error"), default="pad", help="images with fewer boxes: mask or stop")
     add("--keys", choices=KEY_KINDS, default="auto", help="a source's keys are ids or image file names")
     add("--restart", action="store_true", help="throw away what an interrupted run has written")
 
     text = "cxc_annots/ from the official CSV files of Crisscrossed Captions"
     add = commands.add_parser("cxc", help=text, parents=[replacing]).add_argument
-    add("--csv", type=Path, required=True, help="folder of sts_test.csv, sis_test.csv, sits_test.csv")
-    add("--data_path", type=Path, required=True, help="the COCO folder, after `captions`")
+    add("--csv", type=Path, metavar="DIR", required=True, help="folder of sts_test.csv, sis_test.csv, sits_test.csv")
+    add("--data_path", type=Path, metavar="DIR", required=True, help="the COCO folder, after `captions`")
 
     text = "your own images: a folder, and a file of lines image<TAB>caption or a CSV"
     own = commands.add_parser("own", help=text, parents=[replacing])
     add_image_arguments(own)
     add = own.add_argument
-    add("--images", type=Path, required=True, help="folder of the image files")
+    add("--images", type=Path, metavar="DIR", required=True, help="folder of the image files")
     add(
         "--captions",
         type=Path,
         required=True,
         help="lines `path under --images`, a tab, `caption`; or a .csv with columns image and caption",
     )
-    add("--data_path", type=Path, required=True, help="folder of the data set, made when it is missing")
-    add("--data_name", metavar="NAME", help="name of your data, not a published one (default: that of --data_path)")
+    add("--data_path", type=Path, metavar="DIR", required=True, help="folder of the data set, made when it is missing")
+    add("--data_name", help="name of your data, not a published one (default: that of --data_path)")
     add("--dev", type=positive(int), help="images that choose the epoch (default: a tenth, at most 1000)")
     add("--test", type=positive(int), help="images to evaluate on (default: a tenth, at most 1000)")
-    add("--seed", type=not_negative(int), default=0, help="of the draw of dev and test (default %(default)s)")
+    add("--seed", type=not_negative(int), default=0, help="of the draw of dev and test")
 
     text = "the vocabulary of BiGRU models, from the captions of train and dev"
     add = commands.add_parser("vocab", help=text, parents=[replacing]).add_argument
     add("data_path", type=Path, help="folder of the data set, with its captions")
-    add("--data_name", metavar="NAME", required=True, help=DATA_NAME)
-    rare = "how often a word must occur to be in it (default %(default)s)"
-    add("--threshold", type=positive(int), default=THRESHOLD, metavar="N", help=rare)
-    beside = "default: vocab/<data_name>_precomp_vocab.json beside data_path, where it is found by itself"
-    add("--vocab_path", type=Path, metavar="FILE", help=beside)
+    add("--data_name", required=True, help=DATA_NAME)
+    rare = "how often a word must occur to be in it"
+    add("--threshold", type=positive(int), default=THRESHOLD, help=rare)
+    beside = "where it is written (default: vocab/<data_name>_precomp_vocab.json beside DATA_PATH)"
+    add("--vocab_path", type=Path, help=beside)
 
     add = commands.add_parser("check", help="what is there, whether it fits together, what is missing").add_argument
-    add("data_path", type=Path)
-    add("--data_name", metavar="NAME", required=True, help=DATA_NAME)
+    add("data_path", type=Path, help="folder of the data set")
+    add("--data_name", required=True, help=DATA_NAME)
     add("--allow_outside_images", action="store_true", help=OUTSIDE_IMAGES)
     return parser
 

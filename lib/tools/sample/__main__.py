@@ -19,15 +19,15 @@ def main(argv: list[str] | None = None) -> None:
         "the same bytes.",
     )
 
-    def add_number(name: str, text: str, default: str = "%(default)s") -> None:
-        text = f"{text} (default: {default})"
+    def add_number(name: str, text: str) -> None:
         parser.add_argument(f"--{name}", type=int, default=getattr(SampleConfig, name), help=text)
 
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder")
     add_number("images", "training images")
     add_number("dev_images", "images of dev")
     add_number("test_images", "images of test")
-    add_number("testall_images", "images of coco's testall, whose first fifth is coco's test", "5 times test_images")
+    first = "images of coco's testall, whose first fifth is coco's test (default: 5 times test_images)"
+    add_number("testall_images", first)
     parser.add_argument(
         "--datasets", nargs="+", default=tuple(DATA_SETS), choices=DATA_SETS, help="data sets to draw (default: both)"
     )
