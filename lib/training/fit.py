@@ -17,7 +17,6 @@ from lib.training.resuming import TOTALS
 from lib.training.run import Run
 from lib.training.stopping import Stopped
 from lib.training.tracking import EpochLog
-from lib.weights import load_strictly
 
 logger = logging.getLogger("esl")
 
