@@ -152,13 +152,13 @@ def write(folder: Path, kinds: list[str], pairs: int) -> None:
         torch.save(results(kind, pairs), folder / f"{kind} {rank()} of {size()}.pth")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--kinds", nargs="+", default=list(COMPARED))
     parser.add_argument("--pairs", type=int, default=13)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     for count in (1, *args.processes):
         start(count, args.out, [*args.kinds, TRAP], args.pairs)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +16,9 @@ from lib.distributed import concatenated, gather_fragments, gather_objects, join
 from lib.errors import InputError
 from lib.fragments import Fragments
 from lib.training.stopping import Stop
+from tests import sharing
+from tests.processes import in_a_process
 
-ROOT = Path(distributed.__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("single_thread")
 
 
@@ -35,9 +34,7 @@ def alone():
 def test_steps_and_validation_of_two_processes_equal_those_of_one(tmp_path, command):
     """Scores, loss, every gradient, statistics, weights after five steps, in float64; more of it runs in .ci/run. The
     comparison notices where a caption's gradient is not summed over the processes."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sharing", tmp_path, *command], capture_output=True, text=True, cwd=ROOT
-    )
+    done = in_a_process(tmp_path, sharing.main, [str(tmp_path), *command])
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" of 2: ") == 4 and "gradients of others dropped: " in done.stdout
 

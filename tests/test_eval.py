@@ -6,8 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from lib.files import read_ids
 from lib.provenance import file_record
 from tests import helpers
 from tests.helpers import HEADS, error_line, eval_arguments, evaluate, scalars
+from tests.processes import in_a_process
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 RECALLS = ("r1", "r5", "r10", "medr", "meanr")
@@ -446,9 +445,7 @@ def test_nan_in_features_is_one_line_and_code_2_in_a_process_of_its_own(sample, 
     features[20, 1, 2] = np.nan
     np.save(file, features)
     arguments = eval_arguments(tmp_path, best, "--bert_path", sample / "bert", "--output", tmp_path / "out")
-    done = subprocess.run(
-        [sys.executable, script.__file__, *arguments], capture_output=True, text=True, cwd=Path(script.__file__).parent
-    )
+    done = in_a_process(tmp_path, script.main, arguments)
     assert done.returncode == 2
     assert "test_ims.npy, row 20, region 1" in helpers.one_error(done.stderr)
     assert not list((tmp_path / "out").glob("*"))

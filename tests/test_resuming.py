@@ -22,10 +22,11 @@ from lib.checkpoint import read_checkpoint
 from lib.datasets.loaders import EpochSampler
 from lib.training.engine import Trainer
 from lib.training.lock import locked
+from tests import killing
 from tests.helpers import content, error_line, run_differences, train, train_arguments
+from tests.processes import in_a_process
 
 pytestmark = pytest.mark.usefixtures("single_thread")
-ROOT, ENVIRONMENT = Path(script.__file__).parent, {**os.environ, "OMP_NUM_THREADS": "1"}
 STEPS = 5  # per epoch of the sample: 120 captions in batches of 24
 
 
@@ -100,14 +101,11 @@ def test_a_signal_before_training_leaves_the_folder_as_it_was(sample, runs, tmp_
 # ---- faults ----
 
 
-def in_a_process(sample: Path, folder: Path, *flags, **settings) -> subprocess.Popen:
-    command = [sys.executable, "train.py", *train_arguments(sample, folder, "--similarity", "vse_infty", *flags)]
-    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT} | settings
-    return subprocess.Popen(command, cwd=ROOT, **settings)
-
-
 def test_a_closed_stdout_ends_no_run_and_causes_no_traceback(sample, runs, tmp_path):
-    run = in_a_process(sample, tmp_path / "run")
+    command = [sys.executable, "train.py", *train_arguments(sample, tmp_path / "run", "--similarity", "vse_infty")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    settings = {"cwd": Path(script.__file__).parent, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    run = subprocess.Popen(command, **settings, **pipes)
     assert run.stdout.readline().startswith("command: ")
     run.stdout.close()
     assert (run.stderr.read(), run.wait()) == ("", 0)
@@ -136,8 +134,8 @@ def test_a_dead_worker_is_one_line(sample, tmp_path, monkeypatch, capsys):
 def test_a_run_that_is_killed_at_any_moment_ends_as_one_that_was_never_stopped(sample, tmp_path):
     """The long version runs in .ci/run."""
     flags = train_arguments(sample, tmp_path, "--similarity", "vse_infty", "--num_epochs", 3, "--save_step", 2)
-    command = [sys.executable, "-m", "tests.killing", tmp_path / "out", "--kills", "3", "--terms", "1", "--", *flags]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT)
+    argv = [str(tmp_path / "out"), "--kills", "3", "--terms", "1", "--", *flags]
+    done = in_a_process(tmp_path, killing.main, argv)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 SIGKILLs, 1 SIGTERMs: bit for bit the run that was never stopped" in done.stdout
 

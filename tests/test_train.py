@@ -7,8 +7,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from lib.training.engine import Trainer
 from lib.training.run import Run
 from tests import helpers
 from tests.helpers import HEADS, content, error_line, run_differences, scalars, train, train_arguments
+from tests.processes import in_a_process
 
 RELEASED_FLAGS = """
     data_path data_name logger_name model_name num_epochs batch_size lr_update learning_rate optim margin grad_clip
@@ -581,9 +580,7 @@ def test_bad_input_is_one_line_and_code_2_in_a_process_of_its_own(sample, tmp_pa
     precomp = helpers.copy_precomp(sample, tmp_path)
     change_array(precomp / "train_ims.npy", value_at(np.nan, 11))
     arguments = train_arguments(tmp_path, tmp_path / "run", "--bert_path", sample / "bert", "--workers", 1)
-    done = subprocess.run(
-        [sys.executable, script.__file__, *arguments], capture_output=True, text=True, cwd=Path(script.__file__).parent
-    )
+    done = in_a_process(tmp_path, script.main, arguments)
     assert done.returncode == 2
     assert "train_ims.npy, row 11" in helpers.one_error(done.stderr)
 

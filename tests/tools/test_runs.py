@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from lib.tools import runs as tool
 from tests.helpers import error_line
+from tests.processes import IMPORTED, in_a_process
 
 
 def write_run(folder: Path, settings: dict, losses: dict[int, float], rsums: dict[int, float], **more) -> Path:
@@ -84,8 +84,10 @@ def test_bad_input_is_one_line(two, tmp_path, capsys):
     assert "config.json: not the record of a run" in error_line(tool.main, [two[0]], capsys)
 
 
-def test_matplotlib_is_loaded_for_pictures_alone():
-    code = "import sys, lib.tools.runs, train; print('matplotlib' in sys.modules)"
-    root = Path(tool.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
-    assert done.stdout == "False\n"
+def test_matplotlib_is_loaded_for_pictures_alone(tmp_path):
+    assert {"lib.tools.runs", "train"} <= set(IMPORTED)
+    assert in_a_process(tmp_path, print_whether_loaded, "matplotlib", "torch").stdout == "[False, True]\n"
+
+
+def print_whether_loaded(*modules: str) -> None:
+    print([module in sys.modules for module in modules])
