@@ -86,6 +86,7 @@ def refusal(script: str, given: list[str], monkeypatch, capsys) -> str:
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        patch.setattr(os.path, "exists", lambda path: True)  # of the files that a page names
         try:
             module.main([argument for argument in given if argument != "…"])
         except Parsed:
