@@ -8,6 +8,7 @@ from typing import Any
 from lib.checkpoint.content import Checkpoint
 from lib.checkpoint.formats import FORMATS
 from lib.checkpoint.loading import check_complete
+from lib.checkpoint.ours import has_digests
 from lib.errors import InputError, listed
 from lib.pytorch_files import read_file
 
@@ -19,7 +20,7 @@ def read_checkpoint(path: str | Path, paths: dict[str, Any] | None = None) -> Ch
     tell, the number of attention heads above all. Raises InputError for any other file; nothing in a file is executed.
     """
     path = Path(path)
-    return _interpret(read_file(path), path, paths or {})
+    return _interpret(read_file(path, has_digests), path, paths or {})
 
 
 def _interpret(content: object, path: Path, paths: dict[str, Any]) -> Checkpoint:

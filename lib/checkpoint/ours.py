@@ -1,4 +1,4 @@
-"""Our checkpoint format: one dict of plain values and tensors that loads with weights_only=True."""
+"""Our checkpoint format: one dict of plain values and tensors that loads with weights_only=True, and their digests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lib.checkpoint.content import Checkpoint, dense_tensors
-from lib.checkpoint.upgrade import VERSION, upgrade
+from lib.checkpoint.digests import digests
+from lib.checkpoint.upgrade import DIGESTS_SINCE, VERSION, upgrade
 from lib.config import ModelConfig
 from lib.errors import InputError, listed, shown
 from lib.files import atomic_write, plain
@@ -22,6 +23,7 @@ FORMAT, DEFAULT = "esl-checkpoint", ModelConfig()
 KINDS = {  # of every entry beside format and version
     "config": dict, "model": dict, "optimizer": (dict, type(None)), "epoch": int, "step": int,
     "best_rsum": (int, float), "best_step": int, "position": dict, "settings": dict, "criterion": dict, "extras": dict,
+    "chosen_on": (str, type(None)),
 }  # fmt: skip
 
 
@@ -47,8 +49,9 @@ def write(path: str | Path, checkpoint: Checkpoint) -> None:
 def written(path: str | Path, checkpoint: Checkpoint):
     """A Checkpoint that is whole on the disk when the block begins, and takes its place at `path` when it ends."""
     entries = {name: getattr(checkpoint, name) for name in KINDS} | {"config": dataclasses.asdict(checkpoint.config)}
+    content = plain_tensors({"format": FORMAT, "version": VERSION, **entries})
     with atomic_write(path) as temporary:
-        _save(plain_tensors({"format": FORMAT, "version": VERSION, **entries}), temporary, path)
+        _save(content | {"digests": digests(content)}, temporary, path)
         yield
 
 
@@ -72,16 +75,29 @@ def recognises(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
+def has_digests(content: Any) -> bool:
+    """Whether a file's content has digests of its tensors, which `read` checks."""
+    return recognises(content) and isinstance(content.get("version"), int) and content["version"] >= DIGESTS_SINCE
+
+
 def name_of(key: str, config: ModelConfig) -> str:
     return key
 
 
 def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoint:
-    """The Checkpoint of a file in our format; InputError for one of a newer version or with entries missing."""
+    """The Checkpoint of a file in our format.
+
+    Raises InputError for one of a newer version, for one that is not as it was written, and for missing entries.
+    """
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise InputError(f"{path}: its format is of version {shown(version)}, expected {VERSION}; update this code")
-    content = upgrade(content, version)
+    if has_digests(content):
+        content = _as_written(content, path)
+    try:
+        content = upgrade(content, version)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     broken = [name for name, kind in KINDS.items() if name not in content or not isinstance(content[name], kind)]
     if broken:
         raise InputError(f"{path}: {', '.join(broken)} missing or of a wrong type; the file was altered, save it again")
@@ -91,8 +107,19 @@ def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoi
         "criterion": dense_tensors(content["criterion"], f"{path}: criterion"),
         "extras": dense_tensors(content["extras"], f"{path}: extras"),
     }
-    chosen_on = None if content["optimizer"] else content["settings"].get("val_split")  # the latest epoch has its state
-    return Checkpoint(**entries, path=path, chosen_on=chosen_on)
+    return Checkpoint(**entries, path=path)
+
+
+def _as_written(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content without its digests; InputError that names what does not have the digest that was written."""
+    content = dict(content)
+    stated = content.pop("digests", None)
+    if not isinstance(stated, dict):
+        raise InputError(f"{path}: digests missing or of a wrong type; the file was altered, save it again")
+    found = digests(content)
+    if differing := [place for place in found | stated if stated.get(place) != found.get(place)]:
+        raise InputError(f"{path}: not as it was written ({listed(differing)}); the file is damaged, copy it again")
+    return content
 
 
 def _config(values: dict[str, Any], path: Path) -> ModelConfig:

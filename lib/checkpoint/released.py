@@ -70,7 +70,7 @@ def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoi
     """
     parts = named_parts(content["model"], PARTS, 2, path)
     checkpoint = read_parts(parts, LAYOUT, _similarity(parts, path), content, path, "released", paths)
-    if SIM in parts and checkpoint.chosen_on is None:
+    if SIM in parts and "val_split" not in checkpoint.settings:
         checkpoint.chosen_on = "test"  # as the released ESL code does; a model of ours keeps its own choice in `opt`
     return checkpoint
 

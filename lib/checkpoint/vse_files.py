@@ -125,7 +125,7 @@ def read_parts(
         extras=extras,
         origin=origin,
         path=path,
-        chosen_on=settings.get("val_split"),
+        chosen_on=settings.get("val_split") or None,
     )
 
 
@@ -164,6 +164,7 @@ def _opt(checkpoint: Checkpoint, text: dict[str, Any]) -> dict[str, Any]:
         "similarity": config.similarity,
         "embed_size": config.embed_size,
         "precomp_enc_type": "backbone" if config.image_encoder == "grid" else "basic",
+        "val_split": checkpoint.chosen_on or "",  # as read back: "" for an epoch that no split chose
         **text,
         **config.similarity_options,
         **config.image_options,

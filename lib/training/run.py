@@ -57,7 +57,9 @@ class Run:
             return
         state = {name: getattr(self, name) for name in (*STATE, "settings")}
         model = trainer.runner.model
-        best = Checkpoint(model.config, model.state_dict(), **state) if improved else self.unsaved_best
+        best, chosen_on = self.unsaved_best, self.settings.get("val_split")
+        if improved:
+            best = Checkpoint(model.config, model.state_dict(), **state, chosen_on=chosen_on)
         state |= {"optimizer": trainer.optimizer.state_dict(), "criterion": trainer.criterion.state_dict()}
         latest = Checkpoint(model.config, model.state_dict(), **state)
         try:
@@ -82,7 +84,9 @@ class Run:
         with contextlib.suppress(InputError):  # none, or a damaged one
             if read_checkpoint(self.folder / BEST).step == checkpoint.step:
                 return
-        with written(self.folder / BEST, dataclasses.replace(checkpoint, optimizer=None, criterion={})):
+        chosen_on = checkpoint.settings.get("val_split")
+        best = dataclasses.replace(checkpoint, optimizer=None, criterion={}, chosen_on=chosen_on)
+        with written(self.folder / BEST, best):
             pass
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lib.checkpoint import load_for, load_model, read_checkpoint, save_checkpoint
+from lib.checkpoint.digests import digests
 from lib.errors import InputError
 from tests.checkpoint.layouts import BERT, IMG_DIM, KINDS, assert_same_tensors, small_model
 
@@ -29,7 +30,8 @@ def saved(content, tmp_path):
     def alter(change):
         altered = copy.deepcopy(content)
         change(altered)
-        torch.save(altered, tmp_path / "checkpoint.pth")
+        del altered["digests"]
+        torch.save(altered | {"digests": digests(altered)}, tmp_path / "checkpoint.pth")
         return tmp_path / "checkpoint.pth"
 
     return alter
@@ -66,7 +68,7 @@ def test_the_file_is_one_dict_that_weights_only_accepts(tmp_path):
     state = {"settings": settings, "extras": extras, "criterion": criterion}
     save_checkpoint(tmp_path / "a.pth", small_model("vse_infty"), **state)
     content = torch.load(tmp_path / "a.pth", weights_only=True)
-    assert content["format"] == "esl-checkpoint" and content["version"] == 3
+    assert content["format"] == "esl-checkpoint" and content["version"] == 4
     assert content["config"] == {
         "similarity": "vse_infty", "image_encoder": "regions", "text_encoder": "bert", "embed_size": 16,
         "similarity_options": {"no_imgnorm": False, "no_txtnorm": False}, "image_options": {"img_dim": IMG_DIM},
@@ -115,21 +117,21 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
 
 
-@pytest.mark.parametrize("version", [4, 1000, None, "3", 3.0])
+@pytest.mark.parametrize("version", [5, 1000, None, "4", 4.0])
 def test_a_version_that_is_not_known_is_a_reason_to_update(version, saved):
     path = saved(lambda content: content.update(version=version))
-    assert refusal(path) == f"its format is of version {version}, expected 3; update this code"
+    assert refusal(path) == f"its format is of version {version}, expected 4; update this code"
 
 
 @pytest.mark.parametrize(
     "name",
     ["config", "model", "optimizer", "criterion", "epoch", "step", "best_rsum", "best_step", "position", "settings",
-     "extras"],
+     "extras", "chosen_on"],
 )  # fmt: skip
 def test_an_entry_that_is_missing_or_of_a_wrong_type_is_named_and_no_other(name, saved):
     expected = f"{name} missing or of a wrong type; the file was altered, save it again"
     assert refusal(saved(lambda content: content.pop(name))) == expected
-    assert refusal(saved(lambda content: content.update({name: "text"}))) == expected
+    assert refusal(saved(lambda content: content.update({name: {1} if name == "chosen_on" else "text"}))) == expected
 
 
 def test_all_entries_that_are_missing_are_named(saved):

@@ -275,10 +275,21 @@ def test_a_written_backbone_shares_the_tensors_of_both_names(tmp_path):
 @pytest.mark.parametrize("kind", ["esl_a", "esl_h", "vse_infty"])
 def test_released_esl_chose_its_epoch_on_test_and_a_model_of_ours_keeps_its_own_choice(kind, write, tmp_path):
     assert read_checkpoint(write(kind)).chosen_on == (None if kind == "vse_infty" else "test")
-    save_checkpoint(tmp_path / "ours.pth", small_model(kind), settings={"val_split": "dev"})
+    save_checkpoint(tmp_path / "ours.pth", small_model(kind), chosen_on="dev")
     convert(tmp_path / "ours.pth", tmp_path / "released.pth", "released")
     for name in ("ours.pth", "released.pth"):
         assert read_checkpoint(tmp_path / name).chosen_on == "dev"
+
+
+@pytest.mark.parametrize("kind", ["esl_a", "vse_infty"])
+def test_conversion_keeps_what_is_known_of_how_the_epoch_was_chosen(kind, write, tmp_path):
+    convert(write(kind), tmp_path / "ours.pth", "ours")
+    assert read_checkpoint(tmp_path / "ours.pth").chosen_on == (None if kind == "vse_infty" else "test")
+    save_checkpoint(tmp_path / "latest.pth", small_model(kind), settings={"val_split": "dev"}, chosen_on=None)
+    convert(tmp_path / "latest.pth", tmp_path / "released.pth", "released")
+    convert(tmp_path / "released.pth", tmp_path / "again.pth", "ours")
+    for name in ("latest.pth", "released.pth", "again.pth"):
+        assert read_checkpoint(tmp_path / name).chosen_on is None
 
 
 def test_a_file_without_settings_tells_its_configuration_all_the_same(write):

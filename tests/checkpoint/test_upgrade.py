@@ -381,6 +381,11 @@ def test_an_altered_file_of_version_1_is_one_clear_error(write):
         ("vse_infty", {"similarity": "esl_b"}, "--similarity is 'esl_b', expected one of "),
         ("esl_h", {"kernel_size": 3}, "--embed_size is 256, but an ESL head with --kernel_size 3 needs at least 6561 "),
         ("esl_h", {"kernel_size": "two"}, "'<' not supported"),
+        (
+            "esl_h",
+            {"precomp_enc_type": "both"},
+            "its precomp_enc_type is both, expected basic or backbone; the file was",
+        ),
     ):
         assert refusal(write(kind, lambda content: content["config"].update(change))).startswith(message)  # noqa: B023
     for change, message in (
@@ -398,3 +403,9 @@ def test_an_optimizer_of_version_1_with_strange_groups_reads_without_a_crash(wri
     for groups in (None, [3], [{"name": ["bert"]}], [{}]):
         path = write("vse_infty", lambda content: content.update(optimizer={"param_groups": groups}))  # noqa: B023
         assert read_checkpoint(path).optimizer == {"param_groups": groups}
+
+
+def test_the_best_epoch_of_an_earlier_version_was_chosen_on_its_validation_split_and_the_latest_on_none(write):
+    latest = read_checkpoint(write("vse_infty"))
+    best = read_checkpoint(write("vse_infty", lambda content: content.update(optimizer=None)))
+    assert (latest.chosen_on, best.chosen_on) == (None, "dev")
