@@ -19,6 +19,7 @@ import torch
 import lib.jobs.training as job
 import train as script
 from lib.checkpoint import read_checkpoint
+from lib.checkpoint.digests import sealed
 from lib.datasets.loaders import EpochSampler
 from lib.training.engine import Trainer
 from lib.training.lock import locked
@@ -227,7 +228,7 @@ def test_a_damaged_position_is_one_line(sample, tmp_path, monkeypatch, capsys):
     for what, change in DAMAGE.items():
         altered = copy.deepcopy(whole)
         change(altered["position"])
-        torch.save(altered, file)
+        torch.save(sealed(altered), file)
         arguments = train_arguments(sample, tmp_path / "run", "--similarity", "vse_infty", "--resume", "auto")
         message = error_line(script.main, arguments, capsys)
         assert message.startswith(f"{file}: ") and "position within the epoch is damaged" in message, what

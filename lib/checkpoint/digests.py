@@ -12,6 +12,12 @@ from torch import Tensor
 PLAIN = "the values beside the tensors"
 
 
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds: the content and its digests."""
+    content = {name: value for name, value in content.items() if name != "digests"}
+    return content | {"digests": digests(content)}
+
+
 def digests(content: Any) -> dict[str, int]:
     """CRC-32 of the values of every tensor in a nest of dicts and lists, by its place ("model.fc.weight"), and of
     everything else in it, types and shapes included, under PLAIN."""

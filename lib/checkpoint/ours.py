@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lib.checkpoint.content import Checkpoint, dense_tensors
-from lib.checkpoint.digests import digests
+from lib.checkpoint.digests import digests, sealed
 from lib.checkpoint.upgrade import DIGESTS_SINCE, VERSION, upgrade
 from lib.config import ModelConfig
 from lib.errors import InputError, listed, shown
@@ -49,9 +49,9 @@ def write(path: str | Path, checkpoint: Checkpoint) -> None:
 def written(path: str | Path, checkpoint: Checkpoint):
     """A Checkpoint that is whole on the disk when the block begins, and takes its place at `path` when it ends."""
     entries = {name: getattr(checkpoint, name) for name in KINDS} | {"config": dataclasses.asdict(checkpoint.config)}
-    content = plain_tensors({"format": FORMAT, "version": VERSION, **entries})
+    content = sealed(plain_tensors({"format": FORMAT, "version": VERSION, **entries}))
     with atomic_write(path) as temporary:
-        _save(content | {"digests": digests(content)}, temporary, path)
+        _save(content, temporary, path)
         yield
 
 

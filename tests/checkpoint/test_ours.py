@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib.checkpoint import load_for, load_model, read_checkpoint, save_checkpoint
-from lib.checkpoint.digests import digests
+from lib.checkpoint.digests import sealed
 from lib.errors import InputError
 from tests.checkpoint.layouts import BERT, IMG_DIM, KINDS, assert_same_tensors, small_model
 
@@ -30,8 +30,7 @@ def saved(content, tmp_path):
     def alter(change):
         altered = copy.deepcopy(content)
         change(altered)
-        del altered["digests"]
-        torch.save(altered | {"digests": digests(altered)}, tmp_path / "checkpoint.pth")
+        torch.save(sealed(altered), tmp_path / "checkpoint.pth")
         return tmp_path / "checkpoint.pth"
 
     return alter
