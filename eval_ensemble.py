@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from lib.evaluation.report import evaluate_matrix, recall_table
 from lib.evaluation.results import save_results
 from lib.evaluation.saved import Saved, Setting, check_protocols, open_items, open_saved
 from lib.evaluation.tables import FORMS, printed
-from lib.files import write_json
+from lib.files import check_target, write_json
 from lib.provenance import file_record, provenance
 
 SCALE_RATIO = 10  # above it the average follows one matrix
@@ -122,6 +121,8 @@ def output_paths(args: argparse.Namespace, paths: list[Path]) -> tuple[Path | No
     """Where the mean and the figures go; figures stand beside the mean unless --json names a file of their own."""
     folder = args.output or Path()
     mean = folder / args.save_results if args.save_results else None
+    if mean and mean.suffix != ".npy":
+        raise InputError(f"--save_results {mean}: expected a name that ends in .npy")
     if args.json:
         return mean, folder / args.json
     first = paths[0]
@@ -135,11 +136,8 @@ def check_output(path: Path, inputs: list[Path]) -> None:
     for file in inputs:
         if written & {file.resolve(), file.with_suffix(".json").resolve()}:
             raise InputError(f"{path}: would replace a file of {file}, which is read; choose another name")
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
-        raise InputError(f"{path}: cannot be written; choose a file in a folder you may write to")
+    for file in (path, path.with_suffix(".json")):
+        check_target(file, "--output")
 
 
 def data_folder(args: argparse.Namespace, setting: Setting) -> str:

@@ -132,8 +132,13 @@ def whole(part: np.ndarray, count: int) -> np.ndarray:
         return part
     rows = np.empty((count, *part.shape[1:]), part.dtype)
     rows[share(count)] = part
-    for source in range(size()):
-        start, stop = (count * number // size() for number in (source, source + 1))
+    return completed(rows)
+
+
+def completed(rows: np.ndarray) -> np.ndarray:
+    """An array of whose rows each process has filled its `share`, filled by all."""
+    for source in range(size()) if dist.is_initialized() else ():
+        start, stop = (len(rows) * number // size() for number in (source, source + 1))
         dist.broadcast(torch.from_numpy(rows[start:stop]), source)
     return rows
 

@@ -80,6 +80,15 @@ def check_writable(folder: str | Path, flag: str) -> Path:
     return folder
 
 
+def check_target(path: str | Path, flag: str) -> Path:
+    """Find out now whether a file can be written, its folder made if need be; InputError naming `flag`."""
+    path = Path(path)
+    check_writable(path.parent, flag)
+    if path.is_dir():
+        raise InputError(f"{path}: cannot be written (is a folder); name another file or folder with {flag}")
+    return path
+
+
 def plain(value: Any, other: Callable[[Any], Any] = str) -> Any:
     """`value` in dicts, lists, tuples, numbers, text and None alone, as JSON and PyTorch's restricted reader take it.
 

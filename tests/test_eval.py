@@ -401,6 +401,12 @@ BAD_INPUT = {
     "cxc on a part": (["--dataset", "coco", "--limit", 5, "--evaluate_cxc"], ["--evaluate_cxc", "--limit"]),
     "limit of nothing": (["--limit", 0], ["--limit", "0"]),
     "unwritable output": (["--output", "{tmp}/empty.pth/out"], ["{tmp}/empty.pth/out", "cannot be written"]),
+    "a folder in place of figures": (["--output", "{tmp}/taken"], ["metrics_f30k_test.json: cannot be written"]),
+    "a folder in place of a matrix": (["--output", "{tmp}/taken", "--save_results"], ["results_f30k.npy: cannot be"]),
+    "a folder in place of a table": (
+        ["--output", "{tmp}/taken", "--limit", 4, "--save_queries"],
+        ["queries_f30k_limited_t2i.csv: cannot be written", "--save_queries"],
+    ),
     "queries in no form": (["--save_queries", "q.txt"], ["--save_queries q.txt", ".csv or .jsonl"]),
     "unknown flag": (["--modelpath", "x"], ["--modelpath"]),
 }
@@ -410,6 +416,8 @@ BAD_INPUT = {
 def test_bad_input_is_one_line_that_names_it(sample, best, tmp_path, capsys, monkeypatch, case):
     monkeypatch.setattr(job, "score_split", lambda *_, **__: pytest.fail("scoring started"))
     flags, expected = BAD_INPUT[case]
+    for name in ("metrics_f30k_test.json", "results_f30k.npy", "queries_f30k_limited_t2i.csv"):
+        (tmp_path / "taken" / name).mkdir(parents=True)
     (tmp_path / "empty.pth").touch()
     (tmp_path / "half.pth").write_bytes(best.read_bytes()[:100_000])
     if case == "features of another size":

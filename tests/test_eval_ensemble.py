@@ -212,6 +212,9 @@ def test_bad_input_is_one_line_and_code_2(pair, tmp_path, capsys):
     assert "would replace" in refused(capsys, *paths, "--save_results", paths[1])
     assert "would replace" in refused(capsys, *paths, "--json", paths[1].with_suffix(".json"))
     assert "cannot be written" in refused(capsys, *paths, "--json", paths[0] / "figures.json")
+    assert "expected a name that ends in .npy" in refused(capsys, *paths, "--save_results", tmp_path / "mean.txt")
+    (tmp_path / "mean.json").mkdir()
+    assert "mean.json: cannot be written" in refused(capsys, *paths, "--save_results", tmp_path / "mean.npy")
     np.testing.assert_array_equal(load_scores(paths[1])[0], pair[1][1])  # nothing was touched
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lib.errors import InputError
-from lib.files import atomic_write, check_writable, plain, read_ids, read_json, read_lines, write_json
+from lib.files import atomic_write, check_target, check_writable, plain, read_ids, read_json, read_lines, write_json
 
 
 def names(folder):
@@ -120,6 +120,17 @@ def test_a_folder_is_tried_before_a_run_and_left_empty(tmp_path):
 class Described:
     def as_dict(self):
         return {"size": np.int64(3), "parts": (np.float32(0.5),)}
+
+
+def test_a_file_that_could_not_be_written_is_known_before_the_work(tmp_path):
+    assert check_target(tmp_path / "new" / "a.json", "--json") == tmp_path / "new" / "a.json"
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "new" / "a.json").mkdir()
+    with pytest.raises(InputError, match="a.json: cannot be written .is a folder.; name another .* with --json"):
+        check_target(tmp_path / "new" / "a.json", "--json")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: cannot be written .*--json"):
+        check_target(tmp_path / "file" / "a.json", "--json")
 
 
 def test_numpy_values_and_objects_with_a_dict_become_plain_at_every_depth():

@@ -161,11 +161,15 @@ def check_table_name(path: str | Path, flag: str) -> Path:
     return path
 
 
+def table_paths(path: Path) -> dict[str, Path]:
+    """The table of each direction: `<stem>_i2t` and `<stem>_t2i`."""
+    return {direction: path.with_stem(f"{path.stem}_{direction}") for direction in DIRECTIONS}
+
+
 def save_queries(path: Path, answers: dict[str, Answers], items: Items) -> list[Path]:
-    """Write a table of each direction, `<stem>_i2t` and `<stem>_t2i`; returns their paths."""
-    paths = []
+    """Write a table of each direction; returns their paths."""
+    paths = table_paths(path)
     for direction, found in answers.items():
-        paths.append(path.with_stem(f"{path.stem}_{direction}"))
-        with atomic_write(paths[-1]) as temporary:
+        with atomic_write(paths[direction]) as temporary:
             WRITERS[path.suffix](temporary, records(found, direction, items))
-    return paths
+    return list(paths.values())

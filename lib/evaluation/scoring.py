@@ -5,6 +5,7 @@ Letters: N images, C captions, R fragments of a prepared image, K size of a prep
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,10 @@ from tqdm import tqdm
 
 from lib.datasets.inputs import Inputs
 from lib.datasets.loaders import caption_batches, image_batches
-from lib.distributed import first, gather_fragments, rank, share, size, whole
+from lib.distributed import completed, first, gather_fragments, rank, share, size, whole
 from lib.errors import InputError
 from lib.fragments import Fragments, on_device
+from lib.machine import free_memory
 from lib.parallel import Runner
 
 TOKENS_PER_CAPTION = 16  # a caption batch holds about as many tokens as batch_size captions of this length
@@ -48,11 +50,12 @@ def score_split(
     try:
         own = range(count)[share(count)]
         images = image_batches(inputs.images, batch_size, workers, runner.device.type == "cuda", share(count))
+        matrix = _room_for_scores(count, len(inputs.captions))  # (N, C); after an hour of encoding would be late
         tiles, image_vectors = encode_images(runner, images, len(own), vectors)
         captions = caption_batches(inputs.captions, batch_size * TOKENS_PER_CAPTION)
         prepared, caption_vectors = encode_captions(runner, captions, len(inputs.captions), vectors)
-        matrix = whole(_matrix(runner, tiles, prepared).numpy(), count)
-        return SplitScores(matrix, whole(image_vectors, count) if vectors else None, caption_vectors)
+        _score(runner, tiles, prepared, matrix[share(count)])
+        return SplitScores(completed(matrix.numpy()), whole(image_vectors, count) if vectors else None, caption_vectors)
     finally:
         runner.model.train(training)
 
@@ -105,10 +108,23 @@ def encode_captions(runner: Runner, batches: Iterable, count: int, vectors: bool
     return prepared, ordered
 
 
-def _matrix(runner: Runner, tiles: list[Fragments], captions: list[tuple[np.ndarray, Fragments]]) -> Tensor:
-    """Scores float32 (N, C) of all pairs, tile by tile; several GPUs share the tiles."""
+def _room_for_scores(images: int, captions: int) -> Tensor:
+    """The matrix, float32 (N, C), not filled yet; InputError where this machine lacks the memory for it."""
+    needed, free = 4 * images * captions, free_memory()
+    with contextlib.suppress(RuntimeError):  # torch's for memory that it does not get
+        if free is None or needed <= free:
+            return torch.empty(images, captions, dtype=torch.float32, device="cpu")
+    raise InputError(
+        f"the scores of {images:,} images and {captions:,} captions take {needed / 1e9:,.1f} GB, more than the "
+        f"{'memory' if free is None else f'{free / 1e9:,.1f} GB'} that is free; use a smaller split or --limit"
+    )
+
+
+def _score(
+    runner: Runner, tiles: list[Fragments], captions: list[tuple[np.ndarray, Fragments]], matrix: Tensor
+) -> None:
+    """Fill `matrix` (N, C) with the scores of all pairs, tile by tile; several GPUs share the tiles."""
     starts = np.cumsum([0, *(tile.count for tile in tiles)]).tolist()
-    matrix = torch.empty(starts[-1], sum(len(columns) for columns, _ in captions), device="cpu")
     heads = runner.heads()
     shares = np.array_split(np.arange(len(tiles)), len(heads))
 
@@ -136,7 +152,6 @@ def _matrix(runner: Runner, tiles: list[Fragments], captions: list[tuple[np.ndar
         else:
             with ThreadPoolExecutor(len(heads)) as pool:
                 list(pool.map(score_share, heads, runner.devices, shares))
-    return matrix
 
 
 def _tiles(batches: Iterable[Fragments], count: int, runner: Runner) -> Iterator[Fragments]:

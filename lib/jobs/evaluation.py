@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +22,12 @@ from lib.datasets.inputs import open_inputs
 from lib.distributed import build_runner, first, joined, own_devices
 from lib.evaluation import report
 from lib.evaluation.protocols import PROTOCOLS, Scores
-from lib.evaluation.queries import Items, answer, save_queries
+from lib.evaluation.queries import Items, answer, save_queries, table_paths
 from lib.evaluation.results import checkpoint_hash, save_results
 from lib.evaluation.saved import items_of
 from lib.evaluation.scoring import score_split
 from lib.evaluation.tables import Table, printed
-from lib.files import check_writable, write_json
+from lib.files import check_target, check_writable, write_json
 from lib.model import describe, reads
 from lib.precision import set_precision
 from lib.provenance import provenance
@@ -41,12 +43,12 @@ def evaluate_all(args: argparse.Namespace) -> None:
         done = []
         for path, (folder, ending) in output_places(args).items():
             began = time.perf_counter()
-            one = evaluate(path, args, devices)
+            one = evaluate(path, args, devices, functools.partial(output_files, args, folder, ending))
             show(args, report.recall_table(one.rows))
             for name in args.protocols:
                 show(args, *judgement(name, [one], alone=len(args.model_path) == 1))
             if first():
-                write_outputs(folder, ending, args, one)
+                write_outputs(args, one)
             say(args, f"{time.perf_counter() - began:.1f} s\n")
             done.append(one._replace(matrix=None, items=None))
         models = [report.ModelResult(one.name, one.rows, one.model) for one in done]
@@ -54,6 +56,15 @@ def evaluate_all(args: argparse.Namespace) -> None:
             show(args, report.summary_table(models))
         for name in args.protocols if len(done) > 1 else ():
             show(args, *judgement(name, done))
+
+
+class Outputs(NamedTuple):
+    """The files of a checkpoint's results: its figures as JSON, beside the matrix where that is saved, and the name
+    under which each direction has a table of queries."""
+
+    figures: Path
+    matrix: Path | None
+    queries: Path | None
 
 
 class Evaluated(NamedTuple):
@@ -66,16 +77,18 @@ class Evaluated(NamedTuple):
     rows: list[report.Row]
     judged: dict[str, dict[str, Any]]
     info: dict[str, Any]
+    outputs: Outputs
 
 
-def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
-    """Score the split with a checkpoint's model and judge the scores."""
+def evaluate(path: Path, args: argparse.Namespace, devices: list, outputs_of: Callable[[bool], Outputs]) -> Evaluated:
+    """Score the split with a checkpoint's model and judge the scores; `outputs_of` names the files of a split that is
+    limited or not."""
     data, paths = data_set(args.dataset), machine_paths(args)
     checkpoint = read_checkpoint(path, paths)
     config = checkpoint.config
     what = reads(config, paths)
     inputs = open_inputs(args.data_path, args.dataset, args.split, what, args.limit, image_limits(args))
-    split = inputs.split
+    split, outputs = inputs.split, outputs_of(inputs.split.limited)
     files = [*split.read_files, Path(args.data_path) / "id_mapping.json"] if what.transform else split.read_files
     references = {name: PROTOCOLS[name].read(args.data_path, split.image_ids) for name in args.protocols}
 
@@ -117,6 +130,7 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list) -> Evaluated:
         rows=rows,
         judged=found,
         info=info,
+        outputs=outputs,
     )
 
 
@@ -136,20 +150,33 @@ def judgement(protocol: str, evaluated: list[Evaluated], alone: bool = True) -> 
     return PROTOCOLS[protocol].tables([(one.name, one.judged[protocol]) for one in evaluated], known and alone)
 
 
-def write_outputs(folder: Path, ending: str, args: argparse.Namespace, one: Evaluated) -> None:
-    """The figures as JSON, beside the matrix where that was asked for; a part of a split never replaces the whole's."""
-    ending = f"{'_limited' if one.info['limit'] else ''}{ending}"
-    if args.save_results:
-        target = folder / f"results_{args.dataset}{ending}.npy"
-        save_results(target, one.matrix, one.info)
-        say(args, f"matrix:  {target}, its figures in {target.stem}.json")
+def output_files(args: argparse.Namespace, folder: Path, ending: str, limited: bool) -> Outputs:
+    """The files that will be written, a part of a split never in the place of the whole; InputError for one that can't
+    be."""
+    ending = f"{'_limited' if limited else ''}{ending}"
+    matrix = folder / f"results_{args.dataset}{ending}.npy" if args.save_results else None
+    figures = matrix.with_suffix(".json") if matrix else folder / f"metrics_{args.dataset}_{args.split}{ending}.json"
+    for path in filter(None, (figures, matrix)):
+        check_target(path, "--output")
+    queries = None
+    if args.save_queries:
+        queries = folder / args.save_queries.with_stem(f"{args.save_queries.stem}{ending}")
+        for path in table_paths(queries).values():
+            check_target(path, "--save_queries")
+    return Outputs(figures, matrix, queries)
+
+
+def write_outputs(args: argparse.Namespace, one: Evaluated) -> None:
+    """The figures as JSON, beside the matrix where that was asked for, and the tables of queries."""
+    figures, matrix, queries = one.outputs
+    if matrix:
+        save_results(matrix, one.matrix, one.info)
+        say(args, f"matrix:  {matrix}, its figures in {figures.name}")
     else:
-        figures = folder / f"metrics_{args.dataset}_{args.split}{ending}.json"
         write_json(figures, one.info)
         say(args, f"figures: {figures}")
-    if args.save_queries:
-        name = folder / args.save_queries.with_stem(f"{args.save_queries.stem}{ending}")
-        for path in save_queries(name, answer(one.matrix, one.items.image_of_caption), one.items):
+    if queries:
+        for path in save_queries(queries, answer(one.matrix, one.items.image_of_caption), one.items):
             say(args, f"queries: {path}")
 
 

@@ -18,7 +18,7 @@ from lib.evaluation.comparison import DRAWS, FIGURES, Compared, Estimate, compar
 from lib.evaluation.report import ranked_galleries
 from lib.evaluation.saved import open_saved
 from lib.evaluation.tables import FORMS, Table, printed
-from lib.files import write_json
+from lib.files import check_target, write_json
 from lib.provenance import provenance
 
 
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if len(args.matrices) < 2:
         raise InputError("one matrix has nothing to be compared with; give two or more")
+    if args.json:
+        check_target(args.json, "--json")
     saved, setting = open_saved(args.matrices, args.dataset, args.split)
     ranked = []
     for each in saved:

@@ -24,7 +24,7 @@ from lib.encoders.backbones import build_backbone
 from lib.encoders.grid import check_grid, grid_transform
 from lib.encoders.transforms import input_size
 from lib.errors import InputError
-from lib.files import atomic_write
+from lib.files import atomic_write, check_writable
 from lib.precision import encoding, set_precision
 from lib.tools.feature_rows import FeatureRows
 
@@ -134,6 +134,7 @@ def _extract_images(args: argparse.Namespace, images: ImageFolder, texts: dict[P
     set_precision(precision)
     backbone = build_backbone(args.backbone_source, args.backbone_path)
     depends = {"weights": weights_digest(backbone), "precision": precision}
+    check_writable(args.out, "--out")
     for path, text in texts.items():
         if first() and not path.exists():
             with atomic_write(path) as temporary:

@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from lib.command_line import Parser, script
-from lib.evaluation.queries import answer_folds, check_table_name, save_queries
+from lib.evaluation.queries import answer_folds, check_table_name, save_queries, table_paths
 from lib.evaluation.saved import open_items, open_saved
-from lib.files import check_writable
+from lib.files import check_target
 
 MATRIX = "a matrix of eval.py --save_results, or of another form that eval_ensemble.py reads"
 
@@ -36,7 +36,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     output = check_table_name(args.output or args.matrix.with_name(f"{args.matrix.stem}_queries.csv"), "--output")
-    check_writable(output.parent, "--output")
+    for path in table_paths(output).values():
+        check_target(path, "--output")
     (saved,), setting = open_saved([args.matrix], args.dataset, args.split)
     _, items = open_items(args.data_path or f"data/{setting.dataset}", setting, saved.shapes)
     for path in save_queries(output, answer_folds(saved.folds, items.image_of_caption), items):

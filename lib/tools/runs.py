@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lib.command_line import Parser, script
 from lib.errors import InputError, shown
-from lib.files import atomic_write, check_writable, read_json
+from lib.files import atomic_write, check_target, read_json
 from lib.training.record import CONFIG, METRICS, digest_of, read_lines_of_json
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -130,7 +130,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.plot:
         if args.plot.suffix.lower() not in FORMATS:
             raise InputError(f"--plot {args.plot}: expected a file name that ends with {', '.join(FORMATS)}")
-        check_writable(args.plot.parent, "--plot")
+        check_target(args.plot, "--plot")
     return args
 
 

@@ -17,6 +17,7 @@ from lib.datasets.images import read_image
 from lib.datasets.inputs import Inputs, Reads
 from lib.errors import InputError
 from lib.evaluation.scoring import score_split
+from lib.files import check_target
 from lib.fragments import Fragments, Tokens
 from lib.model import reads
 from lib.parallel import Runner, visible_devices
@@ -165,6 +166,7 @@ def check_picture(args: argparse.Namespace, head: SimilarityHead, n_captions: in
         raise InputError("--picture draws one image; give one --image or one --row")
     if args.picture_caption and args.picture_caption > n_captions:
         raise InputError(f"--picture_caption {args.picture_caption}: only {n_captions} captions were given")
+    check_target(args.picture, "--picture")
 
 
 @torch.inference_mode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,20 @@ def test_chunks_do_not_change_the_result(tokeniser, monkeypatch):
     parts = TokenisedCaptions(lines, tokeniser)
     for name in ("tokens", "words", "offsets"):
         assert np.array_equal(getattr(whole, name), getattr(parts, name))
+
+
+def test_many_captions_show_a_bar_where_someone_looks(tokeniser, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(captions, "CHUNK", 2)
+    shown = {}
+    for where, lines in ((Terminal(), LINES), (Terminal(), LINES[:2]), (io.StringIO(), LINES)):
+        monkeypatch.setattr("sys.stderr", where)
+        TokenisedCaptions(lines, tokeniser)
+        shown[where.isatty(), len(lines)] = "tokenise" in where.getvalue()
+    assert shown == {(True, 4): True, (True, 2): False, (False, 4): False}
 
 
 def test_long_captions_are_cut_with_one_warning_that_counts_them(short, capsys):

@@ -284,6 +284,25 @@ def test_bf16_multiplies_in_bfloat16_and_keeps_scores_of_float32(trained, simila
 # ---- what scoring leaves alone, and what it refuses ----
 
 
+@pytest.mark.parametrize("trouble", ["less is free", "torch gets none"])
+def test_a_matrix_that_does_not_fit_into_memory_is_refused_before_anything_is_encoded(dev, monkeypatch, trouble):
+    def refused(*shape, **settings):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(scoring, "encode_images", lambda *arguments: pytest.fail("encoding began"))
+    monkeypatch.setattr(scoring, "free_memory", lambda: 1999 if trouble == "less is free" else None)
+    runner = runner_for(dev)
+    if trouble == "torch gets none":
+        monkeypatch.setattr(scoring.torch, "empty", refused)
+    with pytest.raises(InputError, match="the scores of 10 images and 50 captions take 0.0 GB, more than the .* free"):
+        score_split(runner, dev)
+
+
+def test_a_matrix_that_just_fits_is_scored(dev, monkeypatch):
+    monkeypatch.setattr(scoring, "free_memory", lambda: 4 * 10 * 50)
+    assert score_split(runner_for(dev), dev).matrix.shape == (10, 50)
+
+
 def test_another_number_of_images_than_the_split_has_is_refused(dev, monkeypatch):
     monkeypatch.setattr(scoring, "image_batches", lambda *arguments: list(image_batches(*arguments))[:-1])
     with pytest.raises(InputError, match="8 images were read where 10 were expected"):

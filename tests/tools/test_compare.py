@@ -60,3 +60,5 @@ def test_what_cannot_be_compared_is_refused_in_one_line(matrices, tmp_path, caps
     save_results(tmp_path / "c.npy", np.ones((50, 100)), {"dataset": "coco", "split": "testall"})
     message = error_line(script.main, [*matrices, tmp_path / "c.npy"], capsys)
     assert "c.npy is 50 x 100, but" in message and "used together" in message
+    message = error_line(script.main, [*matrices, tmp_path / "none.npy", "--json", tmp_path], capsys)
+    assert f"{tmp_path}: cannot be written" in message and "--json" in message  # before any matrix is read

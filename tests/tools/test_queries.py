@@ -70,6 +70,8 @@ def test_bad_input_is_one_line(sample, scored, tmp_path, capsys):
 
     assert "expected a name that ends in .csv or .jsonl" in refusal(matrix, *data, "--output", "q.xlsx")
     assert "no such file" in refusal(tmp_path / "none.npy", *data)
+    (tmp_path / "q_t2i.csv").mkdir()
+    assert "q_t2i.csv: cannot be written" in refusal(tmp_path / "none.npy", *data, "--output", tmp_path / "q.csv")
     assert "differ in split (test and dev)" in refusal(matrix, *data, "--split", "dev")
     save_results(tmp_path / "small.npy", np.ones((4, 20)), {"dataset": "f30k", "split": "test"})
     message = refusal(tmp_path / "small.npy", *data)

@@ -78,6 +78,8 @@ def test_bad_input_is_one_line(two, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert "empty/config.json: no such file" in error_line(tool.main, [tmp_path / "empty"], capsys)
     assert "--plot" in error_line(tool.main, [two[0], "--plot", tmp_path / "curves.gif"], capsys)
+    (tmp_path / "curves.png").mkdir()
+    assert "curves.png: cannot be written" in error_line(tool.main, ["none", "--plot", tmp_path / "curves.png"], capsys)
     (two[0] / "metrics.jsonl").write_text("not json\n")
     assert "metrics.jsonl: no figures yet" in error_line(tool.main, [two[0]], capsys)
     (two[0] / "config.json").write_text("[1, 2]")

@@ -320,6 +320,7 @@ def test_every_misuse_is_one_clear_line(sample, arguments, photos, tmp_path, cap
             arguments("region", "--features", good, "--picture", tmp_path / "p.jpg"),
             "expected a name that ends in .png, .pdf, .svg",
         ),
+        (arguments("region", "--features", good, "--picture", tmp_path / "empty.txt" / "p.png"), "cannot be written"),
         (arguments("region", "--features", good, "--picture_caption", 1), "--picture_caption belongs to --picture"),
         (arguments("region", "--features", good, *picture, "--picture_caption", 4), "only 3 captions were given"),
         (arguments("region", "--features", features, "--row", 0, "--row", 5, *picture), "--picture draws one image"),

@@ -21,7 +21,7 @@ from lib.datasets.splits import Split
 from lib.errors import InputError
 from lib.evaluation.queries import BEST, DIRECTIONS, answer_folds
 from lib.evaluation.saved import Saved, Setting, open_items, open_saved
-from lib.files import atomic_write, check_writable
+from lib.files import atomic_write, check_target
 from lib.tools.gallery.page import Gallery, Model, page, shown_images
 from lib.tools.gallery.selection import sections
 from lib.tools.queries import MATRIX, add_data_flags
@@ -56,7 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @script
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    check_writable(args.out, "--out")
+    target = check_target(args.out / "index.html", "--out")
     saved, setting = open_saved(args.matrices, args.dataset, args.split)
     args.data_path = args.data_path or f"data/{setting.dataset}"
     split, items = open_items(args.data_path, setting, saved[0].shapes)
@@ -82,7 +82,6 @@ def main(argv: list[str] | None = None) -> None:
     gallery = gallery._replace(thumbnails=write_thumbnails(args, setting, split, shown_images(gallery)))
     if attention:
         gallery = gallery._replace(pictures=attention.write(args.out, gallery, args.pictures))
-    target = args.out / "index.html"
     with atomic_write(target) as temporary:
         temporary.write_text(page(gallery), encoding="utf-8")
     print(f"gallery: {target}")

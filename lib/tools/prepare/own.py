@@ -15,7 +15,7 @@ from lib.datasets import DATA_SETS, data_set
 from lib.datasets.captions import read_captions
 from lib.datasets.images import ImageFolder, find_images, open_image
 from lib.errors import InputError, shown
-from lib.files import read_lines
+from lib.files import check_writable, read_lines
 from lib.tools.prepare.outputs import Image, Target, one_line
 
 IMAGE_COLUMNS, CAPTION_COLUMNS = ("image", "image_name", "file_name", "filename"), ("caption", "comment")
@@ -42,6 +42,8 @@ def prepare_own(
         raise InputError(f"--data_name {name}: is a published data set; give your own data another name")
     link = path / data_set(name).images
     captions_of = read_pairs(captions, images)
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    check_writable(there, "--data_path")  # before all images are looked at, and nothing is made if one is refused
     check_readable(images, captions_of, limits)
     numbered = [Image(number, name, captions_of[name]) for number, name in enumerate(captions_of)]
     splits = draw_splits(len(numbered), dev, test, seed)

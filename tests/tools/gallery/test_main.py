@@ -72,6 +72,9 @@ def test_bad_input_is_one_line(sample, results, tmp_path, capsys):
 
     matrix = results["esl_a"]
     assert "give no more" in refusal(matrix, matrix, matrix)
+    (tmp_path / "g" / "index.html").mkdir(parents=True)
+    assert "index.html: cannot be written" in refusal(tmp_path / "none.npy")
+    (tmp_path / "g" / "index.html").rmdir()
     assert "--query t2i:50: expected i2t:0 to i2t:9 or t2i:0 to t2i:49" in refusal(matrix, "--query", "t2i:50")
     assert "ESL checkpoints do" in refusal(results["vse_infty"], "--pictures", 1)
     other = results["vse_infty"].with_name("model_best.pth")
