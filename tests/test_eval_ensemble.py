@@ -163,11 +163,6 @@ def test_results_of_own_data_keep_its_name_from_eval_to_the_ensemble(sample, run
     assert "birds 10 images" in capsys.readouterr().out
 
 
-def test_a_known_data_set_is_never_read_into_the_name_of_another(pair, tmp_path, capsys):
-    np.save(tmp_path / "results_coconuts.npy", pair[1][0])
-    assert "give --dataset" in refused(capsys, tmp_path / "results_coconuts.npy")
-
-
 @pytest.mark.parametrize(
     ("scale", "weights", "warned"), [(5, (), False), (30, (), True), (30, ("--weights", 30, 1), False)]
 )
@@ -181,19 +176,10 @@ def test_scales_that_differ_tenfold_are_warned_about_unless_weights_balance_them
     assert ("warning: the scores differ in scale" in warning and "big.npy" in warning) == warned
 
 
-@pytest.mark.parametrize("info", [{"dataset": "f30k"}, {"dataset": "coco", "split": "dev"}, {"limit": 20}])
-def test_results_of_another_dataset_or_split_are_refused(pair, tmp_path, capsys, info):
-    save_results(tmp_path / "c.npy", pair[1][0], info)
+def test_results_of_another_split_are_refused(pair, tmp_path, capsys):
+    save_results(tmp_path / "c.npy", pair[1][0], {"dataset": "coco", "split": "dev"})
     error = refused(capsys, pair[0][0], tmp_path / "c.npy")
-    assert "c.npy" in error and "a.npy" in error and list(info)[-1] in error
-
-
-@pytest.mark.parametrize("info", [{"dataset": 5}, {"dataset": ["coco"]}, {"dataset": "coco", "split": ["testall"]}])
-def test_a_json_file_whose_dataset_or_split_is_no_name_is_refused_in_one_line(pair, tmp_path, capsys, info):
-    save_results(tmp_path / "c.npy", pair[1][0], info)
-    error = refused(capsys, tmp_path / "c.npy")
-    assert "c.npy" in error or "c.json" in error, error
-    assert list(info)[-1] in error
+    assert "c.npy" in error and "a.npy" in error and "split" in error
 
 
 def test_bad_input_is_one_line_and_code_2(pair, tmp_path, capsys):
