@@ -28,7 +28,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--data_path", metavar="DIR", help="folder of the data set (default: data/<dataset>)")
     models = f"checkpoints (default: those in {RELEASED}/<dataset>_*/)"
     add("--model_path", nargs="+", metavar="FILE", type=existing, help=models)
-    clip = f"plain CLIP without training, made a checkpoint in {ZERO_SHOT} or --output"
+    clip = f"plain CLIP without training, saved as a checkpoint in {ZERO_SHOT} or --output"
     add("--zero_shot", metavar="DIR|NAME", help=clip)
     add("--split", help="split to evaluate (default: testall for coco, else test)")
     add("--limit", type=positive(int), help="only the first N images, for a quick look")
@@ -47,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="what each query got, a table of each direction: .csv or .jsonl (default: queries_<dataset>.csv)",
     )
     add("--output", metavar="DIR", help="folder of the result files (default: beside the checkpoint)")
-    form = "form of the tables; with another than text nothing else goes to stdout"
+    form = "form of the tables; with any but text, nothing else goes to stdout"
     add("--format", choices=FORMS, default="text", help=form)
     add("--batch_size", type=positive(int), default=128, help="images, and captions, that are encoded at a time")
     add_path_arguments(parser, evaluation=True)

@@ -46,7 +46,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--data_path", metavar="DIR", help="for --evaluate_…: folder of the data set (default: data/<dataset>)")
     add("--save_results", metavar="FILE", help="save the mean, with the figures in a JSON file beside it")
     add("--json", metavar="FILE", help="the figures as JSON (default: beside the mean, else beside the first matrix)")
-    add("--output", metavar="DIR", type=Path, help="folder of what is written, where its name has no folder")
+    add("--output", metavar="DIR", type=Path, help="folder for output files that are named without one")
     add("--format", choices=FORMS, default="text", help="form of the tables")
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""The yardstick: ESL scoring as the released procedure goes about it, one caption at a time, written from the formulas.
+"""The yardstick: ESL scoring by the released procedure, one caption at a time, written from the formulas.
 
 For every caption: its words are repeated for each image, each of the nine levels is multiplied on its own, and both
 attention directions run on the (B, W, R) similarities of that caption. The numbers equal `ESL.score`.

@@ -1,7 +1,7 @@
 """How close ESL scoring comes to its dense product: `python -m benchmarks.scoring [--device cuda] [--json FILE]`.
 
-Three times, interleaved in every round: the floor (the one product that is needed, at the best rate that several ways
-of asking torch for it reach), our `score` on prepared items, and the released procedure's loop over captions.
+Three times, interleaved in every round: the floor (the one product that is needed, at the rate of the fastest of
+several ways to compute it in torch), our `score` on prepared items, and the released procedure's loop over captions.
 """
 
 from __future__ import annotations

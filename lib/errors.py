@@ -50,7 +50,7 @@ def explained(error: BaseException) -> str | None:
         advice = f"; make room on that disk; {KEPT}" if error.errno in _FULL else ""
         return printable(f"{where}{error.strerror or last or type(error).__name__}{advice}")
     if isinstance(error, UnicodeError):
-        return printable(f"text that is none ({last}); save the file that it is from as UTF-8")
+        return printable(f"invalid text ({last}); save the file that it comes from as UTF-8")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What travels between the rooms: Fragments (regions, grid cells, word pieces) and Tokens (captions before encoding).
+"""What encoders and heads exchange: Fragments (regions, grid cells, word pieces) and Tokens (captions before encoding).
 
 Which fragments are real is known on the CPU from the start and travels with them, so that nothing has to wait for a GPU
 to learn it.

@@ -1,4 +1,4 @@
-"""Random draws whose outcome the CPU has to know: they are made there, whatever device the numbers are for."""
+"""Random draws whose outcome the CPU has to know: they are made on the CPU, whatever device the numbers are for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed: nothing in it steers the terminal, every encoding can say it, and it may go unread."""
+"""What is printed: without control characters, in any encoding, and even if nobody reads it."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def read_vocabulary(path: str | Path | None) -> Vocabulary:
         raise InputError(f"this model reads words and no vocabulary was named; {HOW}")
     path = Path(path)
     if not path.is_file():
-        problem = "is a folder here, where no data set says which file of it" if path.is_dir() else "no such file"
+        problem = "is a folder, and no data set says which of its files to read" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {problem}; {HOW}")
     words = _words(read_json(path), path)
     return Vocabulary(words if MASK in words else [*words, MASK], path)

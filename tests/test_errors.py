@@ -58,7 +58,7 @@ def test_text_of_any_language_is_printed_as_it_is():
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "memory ran out (CUDA out of memory."),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. x"), "a process that loads data died ("),
         (RuntimeError("Pin memory thread exited unexpectedly"), "a process that loads data died (Pin"),
-        (UnicodeEncodeError("utf-8", "a\ud800", 1, 2, "surrogates not allowed"), "text that is none ('utf-8' codec"),
+        (UnicodeEncodeError("utf-8", "a\ud800", 1, 2, "surrogates not allowed"), "invalid text ('utf-8' codec"),
     ],
 )  # fmt: skip
 def test_what_the_machine_or_a_file_did_is_one_line(error, line):

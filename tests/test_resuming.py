@@ -186,7 +186,7 @@ def test_a_second_run_of_one_name_is_refused(sample, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     with locked(tmp_path / "run"):
         message = error_line(script.main, train_arguments(sample, tmp_path / "run"), capsys)
-    assert message.startswith(f"{tmp_path / 'run'}: a run is going on there") and f"process {os.getpid()}" in message
+    assert message.startswith(f"{tmp_path / 'run'}: in use by another run") and f"process {os.getpid()}" in message
     assert not list((tmp_path / "run").glob("*.pth"))
 
 

@@ -65,5 +65,5 @@ def test_a_missing_vocabulary_says_how_to_get_one():
 
 
 def test_a_folder_without_a_data_set_is_refused(tmp_path):
-    with pytest.raises(InputError, match="is a folder here, where no data set says which file of it; --vocab_path"):
+    with pytest.raises(InputError, match="is a folder, and no data set says which of its files to read; --vocab_path"):
         read_vocabulary(vocabulary_file(tmp_path, None, None))

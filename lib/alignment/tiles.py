@@ -1,4 +1,4 @@
-"""How the work on S is cut: blocks for the matrix product, tiles for what follows it.
+"""How the work on S is divided: blocks for the matrix product, tiles for what follows it.
 
 A block is big enough for an efficient product. Where a fused kernel follows, nothing else is cut; where torch works on
 S operation by operation, a block holds captions of one length and is worked on in tiles that stay in the second-level

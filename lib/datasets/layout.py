@@ -1,4 +1,4 @@
-"""Where the files of a data set lie, and what to say when one of them is missing."""
+"""Where the files of a data set are, and what to say when one is missing."""
 
 from __future__ import annotations
 

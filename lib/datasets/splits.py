@@ -85,7 +85,7 @@ def _check_distinct(image_ids: np.ndarray, where: str) -> None:
     values, counts = np.unique(image_ids, return_counts=True)
     if (counts > 1).any():
         raise InputError(
-            f"{where}: id {values[counts > 1][0]} comes back after other ids; the lines of an image must stand together"
+            f"{where}: id {values[counts > 1][0]} comes back after other ids; the lines of an image must be consecutive"
         )
 
 

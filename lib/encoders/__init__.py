@@ -10,7 +10,7 @@ DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # of BERT
 
 CLIP_OUTPUT = {
     "clip_output": Option(
-        "pooled", "clip: one vector an item, or all its patches and word pieces", choices=("pooled", "tokens")
+        "pooled", "clip: one vector per item, or all its patches and word pieces", choices=("pooled", "tokens")
     )
 }
 
@@ -42,7 +42,7 @@ IMAGE_ENCODERS = {
         {
             "backbone_source": Option(
                 "detector",
-                "grid: BUTD ResNet-101, WSL ResNeXt-101, ImageNet ResNet-152, or a tiny random one for trying things",
+                "grid: BUTD ResNet-101, WSL ResNeXt-101, ImageNet ResNet-152, or a tiny random one for trials",
                 choices=SOURCES,
             ),
             "input_scale_factor": Option(1.0, "grid: images are resized to squares of 256 * X pixels", positive(float)),

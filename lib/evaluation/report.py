@@ -189,7 +189,7 @@ def correlation_table(rows: Iterable[tuple[str, Mapping[str, Correlation]]]) -> 
         known = [tasks.get(task) for task in CORRELATIONS]
         body.append(([label], [[f"{c.mean:.1f} ± {c.std:.1f}" if c else None] for c in known]))
     groups = [(title, [name]) for title, name in zip(("Spearman", "", ""), CORRELATIONS.values(), strict=True)]
-    reason = "the annotations rate no such pairs (all ratings are in CxC's CSV files), or no vectors are at hand"
+    reason = "the annotations rate no such pairs (all ratings are in CxC's CSV files), or no vectors were given"
     return Table([""], groups, body, dict.fromkeys(("Spearman", ""), reason))
 
 

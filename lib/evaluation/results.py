@@ -29,7 +29,7 @@ def save_results(path: str | Path, scores: np.ndarray, info: dict) -> None:
     """
     path = Path(path)
     if path.suffix != ".npy":
-        raise InputError(f"{path}: results are saved as .npy; give a name that ends so")
+        raise InputError(f"{path}: results are saved as .npy; give a name that ends in .npy")
     scores = check_matrix(scores)
     header = {"descr": "<f4", "fortran_order": False, "shape": scores.shape}
     try:

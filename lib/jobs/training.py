@@ -134,7 +134,7 @@ def find_checkpoint(args: argparse.Namespace, run: Run, paths: dict[str, Any]) -
     else:
         checkpoint = read_checkpoint(args.resume, paths) if args.resume else None
     if len(set(gather_objects(checkpoint and checkpoint.step))) > 1:
-        raise InputError(f"{run.folder}: not the same for all processes; put --model_name on a disk that all share")
+        raise InputError(f"{run.folder}: not every process sees the same; put --model_name on a disk that all share")
     return checkpoint
 
 

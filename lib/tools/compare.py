@@ -39,7 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if len(args.matrices) < 2:
-        raise InputError("one matrix has nothing to be compared with; give two or more")
+        raise InputError("one matrix can't be compared; give two or more")
     if args.json:
         check_target(args.json, "--json")
     saved, setting = open_saved(args.matrices, args.dataset, args.split)
@@ -77,7 +77,7 @@ def comparison_table(label: str, names: list[str], found: list[Compared]) -> Tab
                 queries = [None if count is None else str(count) for count in (won, lost)]
                 cells[-1] += [f"{difference.value:+.1f}", interval(difference), f"{p:.3f}", *queries]
         rows.append(([figure], cells))
-    return Table([label], groups, rows, dict.fromkeys(names[1:], "RSUM is a sum over queries, none is won or lost"))
+    return Table([label], groups, rows, dict.fromkeys(names[1:], "RSUM is a sum over queries, so none is won or lost"))
 
 
 def interval(estimate: Estimate) -> str:

@@ -50,7 +50,7 @@ def grid_boxes(cells: int, width: int, height: int) -> np.ndarray:
     that is no square."""
     side = round(cells**0.5)
     if side * side != cells:
-        raise ValueError(f"{cells} cells are no square grid")
+        raise ValueError(f"{cells} cells form no square grid")
     rows, columns = np.divmod(np.arange(cells), side)
     corners = np.stack([columns, rows, columns + 1, rows + 1], 1) / side  # (R, 4)
     return corners * np.array([width, height, width, height])

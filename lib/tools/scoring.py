@@ -59,7 +59,7 @@ def score_captions(args: argparse.Namespace, captions: list[str]) -> None:
     runner = Runner(model, visible_devices(args.device)[:1], args.precision)
     matrix = score_split(runner, inputs).matrix  # (N, C)
     if not np.isfinite(matrix).all():
-        raise InputError(f"{args.model_path}: gives scores that are no finite numbers; its weights are damaged")
+        raise InputError(f"{args.model_path}: gives scores that are not finite; its weights are damaged")
     for candidate, scores in zip(inputs.images, matrix, strict=True):
         print("\n".join(ranked_lines(candidate.name, captions, scores, args.top)))
     if args.picture:

@@ -43,7 +43,7 @@ class SingleImages:
         """`rows` where they exist, or the only image; InputError for a row that is not there or that is not named."""
         if self.rows is None:
             if rows is not None:
-                raise InputError(f"{self.path}: holds the regions of one image, shape {self.shape}; leave --row away")
+                raise InputError(f"{self.path}: holds the regions of one image, shape {self.shape}; leave out --row")
             return [0]
         count = self.shape[0]
         if rows is None and count > 1:
@@ -91,7 +91,7 @@ class SingleImages:
         if given is None or own is None:
             return given or own
         if not (own.samefile(given) or filecmp.cmp(own, given, shallow=False)):
-            raise InputError(f"--image {given}: row {row} of {self.path} is another image, {own}; leave --image away")
+            raise InputError(f"--image {given}: row {row} of {self.path} is another image, {own}; leave out --image")
         return given
 
     def _own_image(self, row: int) -> Path | None:

@@ -1,4 +1,4 @@
-"""One run, one folder: a lock that its process holds, and that ends with the process however it ends."""
+"""One run, one folder: a lock held by the run's process, which is released however the process ends."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def locked(folder: Path):
         except BlockingIOError:
             file.seek(0)
             holder = shown(file.read().strip() or "another process")
-            raise InputError(f"{folder}: a run is going on there ({holder}); wait for it, or name another folder with "
+            raise InputError(f"{folder}: in use by another run ({holder}); wait for it, or name another folder with "
                              "--model_name") from None  # fmt: skip
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
                 raise
-            print(f"note: {folder}: no locks on this file system; start no second run there", file=sys.stderr)
+            print(f"note: {folder}: no locks on this file system; don't start a second run there", file=sys.stderr)
         os.set_inheritable(file.fileno(), False)
         forget = _Fork(file)
         file.truncate(0)

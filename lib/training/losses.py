@@ -1,4 +1,4 @@
-"""Losses of the scores of a batch, the rows of lib.training.LOSSES.
+"""Losses on the scores of a batch, the rows of lib.training.LOSSES.
 
 A loss takes scores (B, B), whose diagonal holds the positives, and whether only the hardest negatives count. Its
 parameters, if it has any, are trained with the model's; `after_step`, if it has one, is called after each step. `mean`

@@ -1,4 +1,4 @@
-"""The signals with which a cluster ends a job: the run stops where it can go on, with an exit code of its own."""
+"""The signals with which a cluster ends a job: the run stops where it can resume, with an exit code of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stop:
     """A context in which the first signal raises Stopped, at once or, inside `waiting`, when that block ends.
 
     A second signal ends the process where it is. A signal that was ignored before (nohup) stays ignored. Where several
-    processes train, each stops at the same call of `check` and nowhere else; it is told by which signal of any.
+    processes train, all stop at the same call of `check` and nowhere else, and each knows the signal.
     """
 
     def __init__(self):

@@ -310,7 +310,7 @@ def test_every_misuse_is_one_clear_line(sample, arguments, photos, tmp_path, cap
         (arguments("region", "--features", tmp_path / "none.npy"), "none.npy: cannot be read"),
         (arguments("region", "--features", features), "holds 50 rows; say which with --row, 0 to 49"),
         (arguments("region", "--features", features, "--row", 50), "has no row 50; expected --row 0 to 49"),
-        (arguments("region", "--features", good, "--row", 0), "leave --row away"),
+        (arguments("region", "--features", good, "--row", 0), "leave out --row"),
         (arguments("region", "--features", good, *image), "--image with --features is for the picture"),
         (arguments("region", "--features", good, "--boxes", good), "--boxes with --features is for the picture"),
         (arguments("region", "--features", good, "--boxes", good, *picture), "found shape (36, 32), expected (36, 4)"),
@@ -347,4 +347,4 @@ def test_scores_that_are_no_finite_numbers_are_refused(sample, arguments, capsys
     save_checkpoint(tmp_path / "wild.pth", model)
     flags = ("--features", sample / "f30k/precomp/test_ims.npy", "--row", 0, "--model_path", tmp_path / "wild.pth")
     message = error_line(script.main, arguments("region", *flags), capsys)
-    assert "wild.pth: gives scores that are no finite numbers" in message
+    assert "wild.pth: gives scores that are not finite" in message

@@ -1,1 +1,1 @@
-"""Makes the data layout that training and evaluation read from public sources: `python -m lib.tools.prepare`."""
+"""Makes, from public sources, the data layout that training and evaluation read: `python -m lib.tools.prepare`."""

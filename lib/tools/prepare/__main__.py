@@ -33,9 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     text = "captions, ids, image paths from dataset_coco.json / _flickr30k.json"
     add = commands.add_parser("captions", help=text, parents=[replacing]).add_argument
     add("source", type=Path, help="Karpathy's dataset_coco.json or dataset_flickr30k.json")
-    add("data_path", type=Path, help="folder of the data set, made when it is missing")
+    add("data_path", type=Path, help="folder of the data set, created if missing")
     add("--data_name", choices=DATA_SETS, required=True, help="data set of the source")
-    raw = "raw: as CLIP-based ESL reads them, Flickr30K's without the full stops at their ends"
+    raw = "raw: as CLIP-based ESL reads them, Flickr30K's without full stops at either end"
     add("--text", choices=TEXTS, default="sentence", help=raw)
 
     text = "region features from TSV files or .npz files"
@@ -68,9 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="lines `path under --images`, a tab, `caption`; or a .csv with columns image and caption",
     )
-    add("--data_path", type=Path, metavar="DIR", required=True, help="folder of the data set, made when it is missing")
+    add("--data_path", type=Path, metavar="DIR", required=True, help="folder of the data set, created if missing")
     add("--data_name", help="name of your data, not a published one (default: that of --data_path)")
-    add("--dev", type=positive(int), help="images that choose the epoch (default: a tenth, at most 1000)")
+    add("--dev", type=positive(int), help="images on which the epoch is chosen (default: a tenth, at most 1000)")
     add("--test", type=positive(int), help="images to evaluate on (default: a tenth, at most 1000)")
     add("--seed", type=not_negative(int), default=0, help="of the draw of dev and test")
 
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = commands.add_parser("vocab", help=text, parents=[replacing]).add_argument
     add("data_path", type=Path, help="folder of the data set, with its captions")
     add("--data_name", required=True, help=DATA_NAME)
-    rare = "how often a word must occur to be in it"
+    rare = "how often a word must occur to be included"
     add("--threshold", type=positive(int), default=THRESHOLD, help=rare)
     beside = "where it is written (default: vocab/<data_name>_precomp_vocab.json beside DATA_PATH)"
     add("--vocab_path", type=Path, help=beside)

@@ -1,4 +1,4 @@
-"""`check`: says for every split what is there, whether it fits together, what is missing and where to get it."""
+"""`check`: reports for every split what is there, whether it fits together, what is missing and where to get it."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _warnings(reports: dict[str, SplitReport], data_path: Path) -> Iterator[str]
         elif common:
             yield f"warning: {len(common):,} images are in {one} and in {other}, first {min(common)}"
     for path in sorted(data_path.glob(f"*/{INTERRUPTED}")):
-        yield f"warning: {path}: a run that writes features was interrupted; run it again, it goes on where it stopped"
+        yield f"warning: {path}: a run that writes features was interrupted; run it again to continue where it stopped"
 
 
 def _missing(reports: dict[str, SplitReport], data_path: Path, data_name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which images a split needs, and which of them a key of a feature source means."""
+"""Which images a split needs, and which of them a key of a feature source refers to."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ImageKeys:
         found = self._ids_of.get(_name(key), set())
         if len(found) > 1 and found & self._wanted:
             images = " and ".join(f"image {image_id}" for image_id in sorted(found))
-            raise InputError(f"{where}: {key} is the id or file name of {images}; say --keys id or --keys file")
+            raise InputError(f"{where}: {key} is the id or file name of {images}; choose --keys id or --keys file")
         return next(iter(found & self._wanted), None)
 
 

@@ -62,7 +62,7 @@ def _look_at_captions(captions: list[str]) -> Iterator[str]:
     if damaged:
         yield (
             f"{len(damaged):,} captions start with b' (first in line {damaged[0]}): they were written as Python bytes, "
-            "which costs points; write them again"
+            "which lowers recalls; write them again"
         )
 
 

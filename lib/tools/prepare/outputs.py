@@ -1,4 +1,4 @@
-"""Writing the text files of the layout: each whole, and none that holds something else without being told to."""
+"""Writing the text files of the layout: atomically, and never over other content unless asked to."""
 
 from __future__ import annotations
 

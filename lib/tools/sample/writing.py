@@ -1,4 +1,4 @@
-"""Puts the sample data where the real data lies: features, captions, ids, boxes, images, id mapping, CxC annotations.
+"""Writes the sample data where real data would be: features, captions, ids, boxes, images, id mapping, CxC annotations.
 
 The rows of train files stand for one image each; those of dev, test and testall are repeated for each caption, as in
 the released files, unless `one_row_per_image`. Every image has its own random stream (seed, data set, part, number), so

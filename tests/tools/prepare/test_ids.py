@@ -70,7 +70,7 @@ def test_an_image_that_no_split_needs_is_not_found():
 def test_a_key_that_is_the_id_of_one_image_and_the_name_of_another_must_be_decided():
     names = {"10": "12.jpg", "11": "11.jpg", "12": "10.jpg", "13": "14.jpg"}
     both = ImageKeys([10, 11, 12], names)
-    with pytest.raises(InputError, match="line 1: 10 is the id or file name of image 10 and image 12; say --keys id"):
+    with pytest.raises(InputError, match="line 1: 10 is the id or file name of image 10 and image 12; choose --keys"):
         both.find("10", "line 1")
     assert both.find("11", "line 1") == 11 and both.find("14", "line 1") is None
     assert ImageKeys([10, 11, 12], names, "id").find("10", "") == 10

@@ -129,7 +129,7 @@ def test_key_that_is_an_id_and_another_image_s_name_must_be_decided(data, tmp_pa
     (data / "id_mapping.json").write_text(json.dumps({"10": "12.jpg", "11": "11.jpg", "12": "10.jpg"}))
     source = write_lines(tmp_path / "a.tsv", [bua_row(key) for key in (10, 11, 12)])
     error = failure(capsys, data, source)
-    assert "line 1: 10 is the id or file name of image 10 and image 12; say --keys id or --keys file" in error
+    assert "line 1: 10 is the id or file name of image 10 and image 12; choose --keys id or --keys file" in error
     run(data, source, more=["--keys", "file"])
     assert_rows(data, "train", [10, 12, 11])
     run(data, source, more=["--keys", "id", "--overwrite"])
