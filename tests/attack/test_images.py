@@ -24,7 +24,7 @@ HEIGHT, WIDTH = 30, 40
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 MODES = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "L", "P", "1", "RGBA", "I;16"), "BMP": ("RGB", "L", "1"),
          "TIFF": ("RGB", "CMYK", "P"), "WEBP": ("RGB", "RGBA")}  # fmt: skip
-OTHERS = ("EPS", "PDF", "GIF", "PPM", "ICO", "ICNS", "TGA", "SGI", "PCX", "IM", "DDS", "SPIDER", "XBM", "MSP")
+OTHERS = ("EPS", "PDF", "GIF", "PPM", "ICO", "TGA", "SGI", "PCX", "IM", "DDS", "SPIDER", "XBM", "MSP")
 
 
 def saved(kind: str, mode: str = "RGB", picture: Image.Image = PICTURE) -> bytes:
