@@ -141,7 +141,7 @@ def a_resumed_run_goes_on(bench: Bench) -> Result:
     trainer = bench.trainer(bench.model())
     trainer.step(bench.batch(seed=0), ALL_NEGATIVES)
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-        run = Run(Path(folder), {})
+        run = Run(Path(folder), {}, step=1)
         run.save(trainer, improved=False)
         checkpoint = read_checkpoint(Path(folder) / "checkpoint.pth")
         again = bench.trainer(load_model(checkpoint))

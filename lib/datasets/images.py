@@ -41,7 +41,10 @@ def open_image(
     """The image in a file, its header read; whatever its decoder raises within the block is an InputError that names
     file and id, as is a missing file, one that is no regular file, and one of too many pixels."""
     what = shown(path, 300) if image_id is None else f"{shown(path, 300)} (image id {image_id})"
-    Image.MAX_IMAGE_PIXELS = limits.max_pixels  # which decoders look at before they take memory
+    before, Image.MAX_IMAGE_PIXELS = (
+        Image.MAX_IMAGE_PIXELS,
+        limits.max_pixels,
+    )  # which decoders look at before they take memory
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             raise InputError(f"{what}: is no regular file; expected an image file")
@@ -68,6 +71,8 @@ def open_image(
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
         reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
         raise InputError(f"{what}: corrupt or truncated image ({reason}); replace the file") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def read_image(

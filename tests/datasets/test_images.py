@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.datasets.images import ImageFolder, RawImages, check_image_list, find_images, read_image
+from lib.config import ImageLimits
+from lib.datasets.images import ImageFolder, RawImages, check_image_list, find_images, open_image, read_image
 from lib.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -254,3 +255,13 @@ def test_a_broken_raw_image_is_an_error_that_names_file_and_id(folder, tmp_path)
     (tmp_path / "b.png").write_bytes(b"<html>404</html>")
     with pytest.raises(InputError, match=r"b\.png \(image id 20\): corrupt or truncated"):
         RawImages(folder, lambda image, rng: torch.zeros(3, 2, 2))(2)
+
+
+def test_the_limit_of_one_image_does_not_outlast_it(tmp_path):
+    _photo(tmp_path / "a.jpg")
+    before = Image.MAX_IMAGE_PIXELS
+    with open_image(tmp_path / "a.jpg", limits=ImageLimits(max_pixels=160 * 120)):
+        assert Image.MAX_IMAGE_PIXELS == 160 * 120
+    with pytest.raises(InputError, match="more than 9 pixels"):
+        read_image(tmp_path / "a.jpg", limits=ImageLimits(max_pixels=9))
+    assert Image.MAX_IMAGE_PIXELS == before
