@@ -5,6 +5,7 @@ Letters: C captions, W word pieces ([CLS] and [SEP] included), D embedding size.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import BertConfig, BertModel
 
 from lib.encoders import DROPOUT
 from lib.encoders.encoder import TextEncoder
-from lib.encoders.pretrained import load_pretrained
+from lib.encoders.pretrained import load_pretrained, whole_model
 from lib.fragments import Fragments, Tokens, on_device
 
 BUCKET_TOKENS = {"cpu": 512, "cuda": 4096}  # tokens that keep the device busy; a smaller bucket only adds overhead
@@ -95,7 +96,7 @@ def bert_values(config: BertConfig) -> dict[str, Any]:
 def load_bert(bert_path: str | Path) -> BertModel:
     """A pre-trained BERT from a folder in Hugging Face form or a hub name; InputError where there is none."""
     return load_pretrained(
-        "--bert_path", bert_path, lambda path: BertModel.from_pretrained(path, add_pooling_layer=True)
+        "--bert_path", bert_path, partial(whole_model, BertModel, unused=("pooler.",), add_pooling_layer=True)
     )
 
 

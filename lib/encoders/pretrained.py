@@ -38,14 +38,19 @@ def own_config(kind: type[PretrainedConfig], path: str) -> PretrainedConfig:
     return kind.from_pretrained(path)
 
 
-def whole_model(kind: type[PreTrainedModel], path: str, **settings: Any) -> PreTrainedModel:
-    """The model of a folder or hub name in float32; ValueError where weights are missing or of another shape."""
+def whole_model(
+    kind: type[PreTrainedModel], path: str, unused: tuple[str, ...] = (), **settings: Any
+) -> PreTrainedModel:
+    """The model of a folder or hub name in float32; ValueError where weights are missing or of another shape.
+
+    Those whose names begin with one of `unused` may be missing: no score depends on them.
+    """
     own_config(kind.config_class, path)
     # Ignored, they are told by name; else the library only says that there are some.
     model, info = kind.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
     if misshapen := sorted(name for name, *_ in info["mismatched_keys"]):
         raise ValueError(f"of another shape than its configuration says: {listed(misshapen)}")
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith(unused)):
         raise ValueError(f"it lacks {listed(missing)}")
     return model.float()
 

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from lib.encoders import TEXT_ENCODERS, bert
@@ -155,6 +155,30 @@ def test_the_weights_are_those_of_the_folder_or_random_where_no_paths_are_given(
     assert {key: value.shape for key, value in random.items()} == {key: value.shape for key, value in loaded.items()}
     embedding = "embeddings.word_embeddings.weight"
     assert not torch.equal(random[embedding], loaded[embedding])
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"), [("encoder.layer.0.output.dense.weight", False), ("pooler.dense.weight", True)]
+)
+def test_a_weight_that_a_folder_lacks_is_never_made_up_unless_no_score_depends_on_it(sample, tmp_path, name, whole):
+    folder = shutil.copytree(sample / "bert", tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    if whole:
+        assert torch.equal(load_bert(folder).embeddings.LayerNorm.weight, weights["embeddings.LayerNorm.weight"])
+    else:
+        with pytest.raises(InputError, match=f"--bert_path {folder}: not a BERT model .* it lacks {name}"):
+            load_bert(folder)
+
+
+def test_a_folder_in_half_precision_gives_a_bert_in_float32(sample, tmp_path):
+    folder = shutil.copytree(sample / "bert", tmp_path / "bert")
+    half = {key: value.half() for key, value in load_file(folder / "model.safetensors").items()}
+    save_file(half, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    assert {parameter.dtype for parameter in load_bert(folder).parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("damage", ["nothing there", "no weights", "no configuration", "broken configuration"])
