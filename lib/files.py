@@ -68,11 +68,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def check_writable(folder: str | Path, flag: str) -> Path:
-    """Make a folder if need be and find out now whether files can be written there; InputError naming `flag`."""
+    """Find out now whether files can be written to a folder, which the first one makes; InputError naming `flag`."""
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, probe = tempfile.mkstemp(dir=folder, prefix=".writable.")
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        handle, probe = tempfile.mkstemp(dir=there, prefix=".writable.")
         os.close(handle)
         os.unlink(probe)
     except OSError as error:
@@ -81,7 +81,7 @@ def check_writable(folder: str | Path, flag: str) -> Path:
 
 
 def check_target(path: str | Path, flag: str) -> Path:
-    """Find out now whether a file can be written, its folder made if need be; InputError naming `flag`."""
+    """Find out now whether a file can be written, which makes its folder; InputError naming `flag`."""
     path = Path(path)
     check_writable(path.parent, flag)
     if path.is_dir():

@@ -105,9 +105,9 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     assert order == ["fsync", "replace"]
 
 
-def test_a_folder_is_tried_before_a_run_and_left_empty(tmp_path):
+def test_a_folder_is_tried_before_a_run_and_not_made(tmp_path):
     assert check_writable(tmp_path / "deep" / "runs", "--model_name") == tmp_path / "deep" / "runs"
-    assert names(tmp_path / "deep" / "runs") == []
+    assert names(tmp_path) == []
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "runs"):
         with pytest.raises(InputError, match=f"^{folder}: cannot be written .*--model_name"):
@@ -124,8 +124,8 @@ class Described:
 
 def test_a_file_that_could_not_be_written_is_known_before_the_work(tmp_path):
     assert check_target(tmp_path / "new" / "a.json", "--json") == tmp_path / "new" / "a.json"
-    assert list((tmp_path / "new").iterdir()) == []
-    (tmp_path / "new" / "a.json").mkdir()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new" / "a.json").mkdir(parents=True)
     with pytest.raises(InputError, match="a.json: cannot be written .is a folder.; name another .* with --json"):
         check_target(tmp_path / "new" / "a.json", "--json")
     (tmp_path / "file").touch()

@@ -44,13 +44,13 @@ class Table(NamedTuple):
         return [*(f"{MISSING}: {reason}" for reason in reasons), *self.notes]
 
 
-def text(table: Table) -> str:
-    """Aligned columns, groups separated by bars."""
+def text(table: Table, width: int = 5) -> str:
+    """Aligned columns, those of figures of a `width` at least, groups separated by bars."""
     cells = table.cells()
     names = [*table.words, *(name for _, names in table.groups for name in names)]
     n_words = len(table.words)
     widths = [
-        max([len(name) if column < n_words else max(5, len(name)), *(len(row[column]) for row in cells)])
+        max([len(name) if column < n_words else max(width, len(name)), *(len(row[column]) for row in cells)])
         for column, name in enumerate(names)
     ]
 

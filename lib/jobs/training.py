@@ -22,12 +22,12 @@ from lib.distributed import build_runner, first, gather_objects, joined, own_dev
 from lib.errors import InputError
 from lib.evaluation.metrics import Retrieval, retrieval_metrics
 from lib.evaluation.scoring import score_split
-from lib.files import check_writable, remove_leftovers
+from lib.files import check_writable
 from lib.model import build_model, complete, describe, reads
 from lib.precision import set_precision
 from lib.training.engine import Trainer
 from lib.training.fit import fit
-from lib.training.lock import locked
+from lib.training.lock import LOCK
 from lib.training.losses import build_loss
 from lib.training.optim import build_optimizer
 from lib.training.record import METRICS, describe_start, summary, write_start
@@ -79,6 +79,7 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
     goes_on = checkpoint is not None and not args.reset_start_epoch
     if goes_on:
         resume(run, trainer, checkpoint)
+    run.lock()
     if first():
         if goes_on and checkpoint.path.resolve().parent == run.folder.resolve():
             run.mend(checkpoint)
@@ -101,13 +102,16 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
 
 @contextlib.contextmanager
 def open_run(args: argparse.Namespace, command: str):
-    """The run on disk with its lock, its console and its answer to signals; InputError where it can't be written."""
-    folder = check_writable(args.model_name, "--model_name")
-    with locked(folder) if first() else contextlib.nullcontext(), Stop() as stop:
-        if first():
-            remove_leftovers(folder)
-        setup_console(check_writable(args.logger_name, "--logger_name") / "train.log")
-        run = Run(folder, settings_of(args), command, stop=stop)
+    """The run on disk with its console and its answer to signals; InputError where it can't be written.
+
+    Nothing is written before training starts. Where a run was before, its folder is locked at once.
+    """
+    folder, logs = check_writable(args.model_name, "--model_name"), check_writable(args.logger_name, "--logger_name")
+    with Stop() as stop, contextlib.ExitStack() as held:
+        setup_console(logs / "train.log")
+        run = Run(folder, settings_of(args), command, stop=stop, held=held)
+        if (folder / LOCK).exists():
+            run.lock()
         try:
             yield run
         except Stopped as stopped:

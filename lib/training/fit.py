@@ -10,7 +10,8 @@ from lib.datasets.loaders import Loader
 from lib.distributed import rank
 from lib.errors import InputError
 from lib.evaluation.metrics import Retrieval
-from lib.evaluation.report import format_table
+from lib.evaluation.report import recall_table
+from lib.evaluation.tables import text
 from lib.training.engine import Trainer
 from lib.training.randomness import set_random_states
 from lib.training.resuming import TOTALS
@@ -31,7 +32,7 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
     """
     names = "val_split", "val_step", "save_step", "num_epochs", "log_step"
     split, val_step, save_step, num_epochs, log_step = (run.settings[name] for name in names)
-    steps = len(loader.batch_sampler)
+    heading, steps = f"{run.settings['data_name']} {split}", len(loader.batch_sampler)
     within = validation_steps(steps, run.settings.get("validations", 1))[:-1]  # of an epoch, before its end
 
     def validated(step: int) -> Retrieval:
@@ -58,6 +59,7 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
             run.save_within(trainer, log)
         run.stop.check()
 
+    between, header = 0.0, True  # seconds that an epoch spends beside its steps; whether the table's head is to come
     if run.epoch >= num_epochs:
         logger.info("nothing to train: the checkpoint has %d epochs and --num_epochs is %d", run.epoch, num_epochs)
     for epoch in range(run.epoch, num_epochs):
@@ -65,7 +67,8 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
         totals = {name: run.position[name] for name in TOTALS} if run.position else {}
         if run.position:
             _set_random_states(run, trainer)
-        log = EpochLog(run.tracker, epoch, steps, log_step, num_epochs, **totals)
+        mean = getattr(trainer.criterion, "mean", False)
+        log = EpochLog(run.tracker, epoch, steps, log_step, num_epochs, between, mean, **totals)
         start = run.step - log.done
         with run.stop.waiting():
             try:
@@ -83,8 +86,12 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
             run.epoch, run.position = epoch + 1, {}
             run.save(trainer, improved)
             seconds = time.perf_counter() - began
-            logger.info("epoch %d done in %.0f s%s", epoch, seconds, "   best so far" if improved else "")
-            logger.info(format_table([(f"{run.settings['data_name']} {split}", result)]))
+            between, best = seconds - log.data_time - log.step_time, "   best so far" if improved else ""
+            label = f"epoch {epoch:<{len(str(num_epochs - 1))}}"
+            *head, line = text(recall_table([(label, result)])._replace(words=[heading]), width=6).splitlines()
+            for said in (*(head if header else ()), f"{line}   {seconds:.0f} s{best}"):
+                logger.info(said)
+            header = False
     if run.failure:
         raise InputError(run.failure)
 

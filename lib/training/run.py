@@ -16,7 +16,9 @@ from lib.checkpoint import Checkpoint, read_checkpoint
 from lib.checkpoint.ours import written
 from lib.distributed import first, gather_objects
 from lib.errors import InputError
+from lib.files import remove_leftovers
 from lib.training.engine import Trainer
+from lib.training.lock import locked
 from lib.training.randomness import random_states
 from lib.training.record import CONFIG, METRICS
 from lib.training.stopping import Stop
@@ -44,8 +46,18 @@ class Run:
     position: dict[str, Any] = dataclasses.field(default_factory=dict)
     tracker: Tracker = dataclasses.field(default_factory=lambda: Tracker(None))
     stop: Stop = dataclasses.field(default_factory=Stop)
+    held: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)  # its lock, until it ends
+    locked: bool = False
     unsaved_best: Checkpoint | None = None  # the best model, while the disk had no room for it
     failure: str | None = None  # why the last save failed
+
+    def lock(self) -> None:
+        """Make the folder if need be, and keep other runs out of it; InputError where one is going on there."""
+        if first() and not self.locked:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.held.enter_context(locked(self.folder))
+            self.locked = True
+            remove_leftovers(self.folder)
 
     def save(self, trainer: Trainer, improved: bool = False) -> None:
         """Write the latest state, and the best model where it `improved` or could not be written before.

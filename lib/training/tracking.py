@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def setup_console(log_file: str | Path | None = None) -> logging.Logger:
     console.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(console)
     if log_file is not None:
-        file = _LogFile(log_file, encoding="utf-8")
+        file = _LogFile(log_file)
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(file)
     return logger
@@ -60,7 +61,12 @@ def close_console() -> None:
 
 
 class _Console(logging.StreamHandler):
-    """A handler for a stdout that may be closed, as by `| head -1`: what is said then goes nowhere."""
+    """A handler for a stdout that progress bars share, and that may be closed, as by `| head -1`: what is said then
+    goes nowhere."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(self.stream):  # bars are drawn anew below the line
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -70,7 +76,15 @@ class _Console(logging.StreamHandler):
 
 
 class _LogFile(logging.FileHandler):
-    """A handler for a file on a disk that may be full: what is said then is on the console alone."""
+    """A handler for a file that its first line makes, on a disk that may be full: what is said then is on the console
+    alone."""
+
+    def __init__(self, path: str | Path):
+        super().__init__(path, encoding="utf-8", delay=True)
+
+    def _open(self):
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -95,8 +109,11 @@ class Tracker:
                 self._open(Path(folder))
 
     def _open(self, folder: Path) -> None:
-        from tensorboard_logger import Logger
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it imports the empty scipy.misc
+            from tensorboard_logger import Logger
 
+        folder.mkdir(parents=True, exist_ok=True)
         while list(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
             time.sleep(0.1)  # files are named by the second, and a second run within it would empty the first's
         self._logger = Logger(str(folder), flush_secs=5)
@@ -146,18 +163,22 @@ class EpochLog:
     """The steps of an epoch as they are seen: timed, in a bar, in TensorBoard, and as a console line now and then.
 
     What a GPU computes is read with each console line alone, since reading waits for it; the bar shows the last read.
-    `num_epochs` is where the run ends; `done`, `pairs` and `loss` are the `totals` of an epoch that goes on.
+    `num_epochs` is where the run ends, `between` the seconds from an epoch's last step to the next one's first; `mean`
+    says that the loss is a mean over pairs, and so is its gradient. `done`, `pairs` and `loss` are the `totals` of an
+    epoch that goes on.
     """
 
     def __init__(
         self, tracker: Tracker, epoch: int, steps: int, log_step: int = 200, num_epochs: int | None = None,
-        done: int = 0, pairs: int = 0, loss: float = 0.0,
+        between: float = 0.0, mean: bool = False, done: int = 0, pairs: int = 0, loss: float = 0.0,
     ):  # fmt: skip
         self.tracker, self.epoch, self.steps, self.log_step = tracker, epoch, steps, log_step
-        self.end = epoch + 1 if num_epochs is None else num_epochs
+        self.epochs = 1 if num_epochs is None else num_epochs - epoch  # this one included
+        self.between, self.mean_loss = between, mean
         self.first = self.done = min(done, steps)
         self.unread: list[Step] = []  # loss and norm still tensors
         self.read: list[Step] = []  # since the last call of `step`
+        self.shown: dict[str, str] = {}  # in the bar, of the last step read
         self.pairs, self.loss = pairs, loss
         self.data_time = self.step_time = 0.0  # totals since `first`
         kind = {"unit": "step", "disable": None if first() else True, "leave": False}
@@ -202,19 +223,32 @@ class EpochLog:
             self._read()
         self.data_time += self.waited
         self.step_time += time.perf_counter() - self.started
+        self.bar.set_postfix({**self.shown, "run ends in": self.left}, refresh=False)
         self.bar.update()
         read, self.read = self.read, []
         if line:
             self._line(read[-1])
         return read
 
+    @property
+    def times(self) -> tuple[float, float]:
+        """The mean data time and step time in seconds."""
+        return tuple(seconds / (self.done - self.first) for seconds in (self.data_time, self.step_time))
+
+    @property
+    def left(self) -> datetime.timedelta:
+        """The time to the end of the run, at the pace of this epoch."""
+        steps = self.epochs * self.steps - self.done
+        return datetime.timedelta(seconds=round(steps * sum(self.times) + self.epochs * self.between))
+
     def _line(self, last: Step) -> None:
-        data, work = (seconds / (self.done - self.first) for seconds in (self.data_time, self.step_time))
-        left = datetime.timedelta(seconds=round(((self.end - self.epoch) * self.steps - self.done) * (data + work)))
+        data, work = self.times
         rate = next(iter(last.rates.values()))
+        gradient = last.norm if self.mean_loss else last.norm / len(last.captions)
         logger.info(
-            f"epoch {self.epoch} step {self.done}/{self.steps}  loss {self.last:.4f} (mean {self.mean:.4f})"
-            f"  lr {rate:.1e}  gradient {last.norm:.2f}  data {data:.3f} s  step {work:.3f} s  left {left}"
+            f"epoch {self.epoch} step {self.done}/{self.steps}  loss {self.last:.4f} (mean {self.mean:.4f})  "
+            f"gradient {gradient:.4f} per pair  lr {rate:.1e}  data {data:.3f} s  step {work:.3f} s  "
+            f"run ends in {self.left}"
         )
         figures = {"loss": last.loss, "loss_per_pair": self.last, "mean": self.mean, "gradient_norm": last.norm}
         times = {"data_time": data, "step_time": work}
@@ -233,7 +267,7 @@ class EpochLog:
         self.last = step.loss / pairs
         speed = f"{pairs / (step.data_time + step.step_time):.0f}"
         rate = next(iter(step.rates.values()))
-        self.bar.set_postfix({"loss": f"{self.last:.4f}", "lr": f"{rate:.1e}", "images/s": speed}, refresh=False)
+        self.shown = {"loss": f"{self.last:.4f}", "lr": f"{rate:.1e}", "images/s": speed}
         if not (math.isfinite(step.loss) and math.isfinite(step.norm)):
             return
         self.pairs, self.loss = self.pairs + pairs, self.loss + step.loss

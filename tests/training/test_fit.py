@@ -110,13 +110,15 @@ def test_several_validations_an_epoch_are_spread_evenly_and_each_may_choose_the_
     assert read_checkpoint(tmp_path / "checkpoint.pth").best_rsum == 200.0
 
 
-def test_an_epoch_ends_with_its_time_and_a_table_of_its_recalls(tmp_path, monkeypatch, lines):
+def test_a_run_has_one_table_with_a_line_of_each_epoch(tmp_path, monkeypatch, lines):
     clock = iter([10.0, 13.0, 20.0, 20.0])
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     fit(played(monkeypatch), LOADER, run_in(tmp_path), rsums(120.0, 60.0))
-    assert lines[0] == "epoch 0 done in 3 s   best so far" and lines[2] == "epoch 1 done in 0 s"
-    for table, rsum in ((lines[1], "120.0"), (lines[3], "60.0")):
-        assert "R@10" in table and "f30k dev" in table.splitlines()[-1] and table.endswith(rsum)
+    assert len(lines) == 4 and "image to text" in lines[0]
+    assert lines[1].split()[:3] == ["f30k", "dev", "R@1"] and lines[1].endswith("RSUM")
+    assert lines[2].startswith("epoch 0") and lines[2].endswith("120.0   3 s   best so far")
+    assert lines[3].startswith("epoch 1") and lines[3].endswith("60.0   0 s")
+    assert len({line.index("|") for line in lines}) == 1
 
 
 def test_a_run_with_all_its_epochs_trains_nothing_and_says_so(tmp_path, monkeypatch, lines):

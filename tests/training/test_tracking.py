@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -122,7 +124,7 @@ def test_after_closing_no_line_reaches_console_or_file_and_handlers_of_others_st
     try:
         close_console()
         logger.info("late")
-        assert capsys.readouterr() == ("", "") and (tmp_path / "train.log").read_text() == ""
+        assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
         assert logger.handlers == [others]
     finally:
         logger.removeHandler(others)
@@ -207,8 +209,8 @@ def test_every_log_line_of_an_epoch_is_a_line_of_json_with_the_rate_of_every_gro
 def test_a_line_gives_the_mean_loss_over_pairs_and_the_mean_times_over_steps(clock, monkeypatch):
     _, lines = epoch_of(clock, [1.0, 2.0], [3.0, 4.0], [8, 4], [16.0, 2.0], 2, monkeypatch)
     assert lines == [
-        "epoch 4 step 2/2  loss 0.5000 (mean 1.5000)  lr 5.0e-04  gradient 0.50  data 1.500 s  step 3.500 s"
-        "  left 0:00:00"
+        "epoch 4 step 2/2  loss 0.5000 (mean 1.5000)  gradient 0.1250 per pair  lr 5.0e-04  data 1.500 s  step 3.500 s"
+        "  run ends in 0:00:00"
     ]
 
 
@@ -218,14 +220,55 @@ def test_lines_come_every_log_step_and_at_the_end_of_the_epoch(clock, monkeypatc
     assert [line.split()[3] for line in lines] == [f"{step}/5" for step in logged]
 
 
-def test_a_line_gives_the_time_that_is_left_to_the_end_of_the_run(clock, monkeypatch):
+def test_a_line_gives_the_time_to_the_end_of_the_run_with_what_epochs_spend_beside_their_steps(clock, monkeypatch):
     lines = []
     monkeypatch.setattr(tracking.logger, "info", lines.append)
-    with EpochLog(Recorder(), 4, 5, log_step=1, num_epochs=7, done=1) as log:
-        for _ in log.timed("ab"):
-            clock.go(600.0)
-            log.step(1, np.arange(2), torch.tensor(1.0), torch.tensor(0.5), {"head": 5e-4})
-    assert [line.rpartition("left ")[2] for line in lines] == ["2:10:00", "2:00:00"]  # 13 steps, then 12
+    for between in (0.0, 60.0):
+        with EpochLog(Recorder(), 4, 5, log_step=1, num_epochs=7, between=between, done=1) as log:
+            for _ in log.timed("ab"):
+                clock.go(600.0)
+                log.step(1, np.arange(2), torch.tensor(1.0), torch.tensor(0.5), {"head": 5e-4})
+    ends = [line.rpartition("run ends in ")[2] for line in lines]
+    assert ends == ["2:10:00", "2:00:00", "2:13:00", "2:03:00"]  # 13 steps, then 12; three minutes of three epochs
+
+
+def test_the_gradient_of_a_loss_that_is_a_mean_is_that_of_a_pair_already(clock, monkeypatch):
+    lines = []
+    monkeypatch.setattr(tracking.logger, "info", lines.append)
+    with EpochLog(Recorder(), 0, 1, mean=True) as log:
+        for _ in log.timed("a"):
+            clock.go(1.0)
+            log.step(1, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), {"head": 5e-4})
+    assert "gradient 0.5000 per pair" in lines[0]
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal, as bars ask for."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_of_the_log_never_continues_the_line_of_a_bar(monkeypatch, tmp_path):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    setup_console(tmp_path / "train.log")
+    with EpochLog(Recorder(), 0, 3, log_step=1) as log:
+        for step, _ in enumerate(log.timed("abc"), start=1):
+            log.step(step, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), {"head": 5e-4})
+            log.bar.refresh()
+    close_console()
+    said = screen.getvalue()
+    assert said.count("epoch 0:") > 3 and said.count("epoch 0 step") == 3
+    assert not re.search(r"[^\r\n]epoch 0 step", said)
+
+
+def test_the_log_file_is_made_by_its_first_line(tmp_path):
+    logger = setup_console(tmp_path / "log" / "train.log")
+    assert not list(tmp_path.iterdir())
+    logger.info("epoch 0")
+    assert (tmp_path / "log" / "train.log").read_text().endswith("epoch 0\n")
 
 
 def test_an_epoch_that_goes_on_counts_on_from_its_totals(clock, monkeypatch):
@@ -261,4 +304,5 @@ def test_the_bar_counts_the_steps_and_closes_after_an_exception_too(monkeypatch)
             log.step(step, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), {"head": 5e-4})
         raise MemoryError
     assert (log.bar.total, log.bar.steps, log.bar.closed) == (3, 2, True)
-    assert log.bar.values["loss"] == "2.0000" and log.bar.values["lr"] == "5.0e-04"
+    values = {name: str(value) for name, value in log.bar.values.items()}
+    assert values["loss"] == "2.0000" and values["lr"] == "5.0e-04" and values["run ends in"] == "0:00:00"

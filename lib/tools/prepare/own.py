@@ -42,8 +42,7 @@ def prepare_own(
         raise InputError(f"--data_name {name}: is a published data set; give your own data another name")
     link = path / data_set(name).images
     captions_of = read_pairs(captions, images)
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    check_writable(there, "--data_path")  # before all images are looked at, and nothing is made if one is refused
+    check_writable(path, "--data_path")  # before all images are looked at
     check_readable(images, captions_of, limits)
     numbered = [Image(number, name, captions_of[name]) for number, name in enumerate(captions_of)]
     splits = draw_splits(len(numbered), dev, test, seed)

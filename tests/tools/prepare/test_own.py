@@ -161,7 +161,7 @@ def test_bad_input_is_one_line_that_names_the_place(photos, tmp_path, capsys):
         argv = arguments(photos, write(tmp_path / "c.tsv", pairs), *more)
         assert expected in error_line(main, argv, capsys)
     taken = arguments(photos, write(tmp_path / "c.tsv", good), "--data_path", tmp_path / "c.tsv" / "birds")
-    assert "c.tsv: cannot be written" in error_line(main, taken, capsys)
+    assert "birds: cannot be written" in error_line(main, taken, capsys)
     (tmp_path / "c.tsv").write_text("0.png no tab here\n")
     assert "line 1: '0.png no tab here'" in error_line(main, arguments(photos, tmp_path / "c.tsv"), capsys)
     (tmp_path / "c.csv").write_text("0.png,x\n")
