@@ -21,7 +21,7 @@ from lib.training import LOSSES, OPTIMIZERS
 from lib.training.schedule import SCHEDULES
 from lib.vocabulary import vocabulary_file
 
-OUTSIDE_IMAGES = "read images, too, to which an absolute path, .. or a link leads out of the image folder"
+OUTSIDE_IMAGES = "read images, too, whose path leads out of the image folder: absolute, or with .."
 PRECOMP_ENC_TYPES = {"basic": "regions", "backbone": "grid"}  # as VSE∞ spells them
 MACHINE_PATHS = ("bert_path", "clip_path", "backbone_path", "vocab_path", "word_vectors")
 

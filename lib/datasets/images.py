@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import stat
 import warnings
@@ -136,11 +135,6 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @functools.cached_property
-    def root(self) -> str:
-        """The folder with its own links followed."""
-        return os.path.realpath(self.folder)
-
     def path(self, row: int) -> Path:
         """Path of the image of a row; raises InputError when the mapping has no entry for its id, or one that leaves
         the folder."""
@@ -148,7 +142,7 @@ class ImageFolder:
         if image_id not in self.names:
             raise InputError(f"image id {image_id}: not in the id mapping of the images in {self.folder}")
         path = self.folder / self.names[image_id]
-        if not self.limits.outside and not _stays(self.root, path):
+        if not self.limits.outside and _leaves(self.names[image_id]):
             raise InputError(f"{shown(path, 300)} (image id {image_id}): {_OUTSIDE.format(self.folder)}")
         return path
 
@@ -214,15 +208,12 @@ def find_images(folder: str | Path) -> list[str]:
     return sorted(names)
 
 
-def _stays(root: str, path: Path) -> bool:
-    """Whether a path stays under `root`, which has no links, when its links are followed."""
-    try:
-        return f"{os.path.realpath(path)}/".startswith(f"{root.rstrip('/')}/")
-    except ValueError:  # a null character, half of a surrogate pair: no file can be called so
-        return True
+def _leaves(name: str) -> bool:
+    """Whether a path may lead out of the folder that it is under; links in there are its owner's choice."""
+    return name.startswith("/") or ".." in name.split("/")
 
 
-_OUTSIDE = "outside of {} (by an absolute path, by .. or through a link); --allow_outside_images reads it all the same"
+_OUTSIDE = "outside of {} (an absolute path, or one with ..); --allow_outside_images reads it all the same"
 
 
 def _check_names(folder: Path, names: list[str], outside: bool) -> int:
@@ -230,18 +221,13 @@ def _check_names(folder: Path, names: list[str], outside: bool) -> int:
     for name in names:
         parent, _, leaf = name.rpartition("/")
         by_parent[parent].append((leaf, name))
-    missing, strays, root = [], [], os.path.realpath(folder)
-    for parent, children in by_parent.items():
-        stays = outside or _stays(root, folder / parent)
-        is_link = _entries(folder / parent)
-        missing += [name for leaf, name in children if leaf not in is_link]
-        strays += [
-            name
-            for leaf, name in children
-            if not stays or (is_link.get(leaf) and not outside and not _stays(root, folder / name))
-        ]
+    strays = [name for name in names if not outside and _leaves(name)]
     if strays:
         raise InputError(f"{_some(strays, 'image files')} of {len(names)}: {_OUTSIDE.format(folder)}")
+    missing = []
+    for parent, children in by_parent.items():
+        there = _entries(folder / parent)
+        missing += [name for leaf, name in children if leaf not in there]
     if missing:
         raise InputError(
             f"{folder}: {_some(missing, 'image files')} of {len(names)} missing; complete the folder or name another"
@@ -249,13 +235,12 @@ def _check_names(folder: Path, names: list[str], outside: bool) -> int:
     return len(names)
 
 
-def _entries(folder: Path) -> dict[str, bool]:
-    """The names in a folder, and whether they are links."""
+def _entries(folder: Path) -> set[str]:
+    """The names in a folder."""
     try:
-        with os.scandir(folder) as entries:
-            return {entry.name: entry.is_symlink() for entry in entries}
+        return {*os.listdir(folder)}
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
+        return set()
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror})") from None
 

@@ -195,21 +195,21 @@ def images(tmp_path) -> Path:
     return root
 
 
-INSIDE = ("a.png", "./a.png", "sub/b.png", "sub/../a.png", "within.png", "loop/loop/a.png")
-OUTSIDE = ("../elsewhere/c.png", "sub/../../elsewhere/c.png", "link.png", "second.png", "linked/c.png",
-           "loop/link.png", "../images2/d.png", "/elsewhere/c.png", "linked/../images2/d.png")  # fmt: skip
+INSIDE = ("a.png", "./a.png", "sub/b.png", "within.png", "loop/loop/a.png", "link.png", "second.png", "linked/c.png")
+OUTSIDE = ("../elsewhere/c.png", "sub/../../elsewhere/c.png", "sub/../a.png", "../images2/d.png", "/elsewhere/c.png",
+           "linked/../images2/d.png")  # fmt: skip
 NO_NAMES = ("a\0.png", "\ud800.png", "sub\0/a.png", "\0")
 NO_FILES = ("", ".", "..", "sub", "a" * 300 + ".png", "a.png/b.png", "\n.png", "\x1b[31m.png", "missing/x.png")
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_a_name_that_stays_in_the_folder_is_read(name, images):
+def test_a_name_that_stays_in_the_folder_is_read_through_links_too(name, images):
     folder = ImageFolder(images, {"7": name})
     assert folder.check() == 1 and folder.read(0).shape == (HEIGHT, WIDTH, 3)
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_name_that_leaves_the_folder_is_read_only_if_allowed(name, images):
+def test_a_name_that_may_leave_the_folder_is_read_only_if_allowed(name, images):
     name = str(images.parent) + name if name.startswith("/") else name
     folder = ImageFolder(images, {"7": name})
     refuses(folder.check, str(images), name[-20:], "--allow_outside_images")

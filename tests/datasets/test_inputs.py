@@ -81,8 +81,8 @@ def test_a_limit_keeps_the_first_images_and_asks_for_no_others(root, raw, tokeni
 
 def test_the_limits_of_images_hold_for_those_of_a_split(root, raw, tmp_path):
     (tmp_path / "images").mkdir()
-    for name in ("precomp", "id_mapping.json", *(f"images/{image_id}.png" for image_id in IDS)):
-        (tmp_path / name).symlink_to(root / name)
+    (tmp_path / "precomp").symlink_to(root / "precomp")
+    (tmp_path / "id_mapping.json").write_text(json.dumps({i: str(root / "images" / f"{i}.png") for i in IDS}))
     with pytest.raises(InputError, match="3 image files .* of 3: outside of .*--allow_outside_images"):
         open_inputs(tmp_path, "birds", "dev", raw)
     opened = open_inputs(tmp_path, "birds", "dev", raw, image_limits=ImageLimits(max_pixels=20, outside=True))

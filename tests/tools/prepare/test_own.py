@@ -176,13 +176,13 @@ def test_bad_input_is_one_line_that_names_the_place(photos, tmp_path, capsys):
 
 
 def test_flags_say_which_images_are_taken(photos, tmp_path, capsys):
-    (photos / "link.png").symlink_to(tmp_path / "elsewhere.png")
     (photos / "0.png").rename(tmp_path / "elsewhere.png")
-    captions = write(tmp_path / "c.tsv", [*((name_of(number), "a bird") for number in range(1, 12)), ("link.png", "b")])
-    assert "(link.png) of 12: outside of" in error_line(main, arguments(photos, captions), capsys)
-    linked = "--allow_outside_images"
-    assert "more than 63 pixels" in error_line(main, arguments(photos, captions, linked, "--max_pixels", 63), capsys)
-    assert main(arguments(photos, captions, linked, "--max_pixels", 64)) == 0
+    stray = "../elsewhere.png"
+    captions = write(tmp_path / "c.tsv", [*((name_of(number), "a bird") for number in range(1, 12)), (stray, "b")])
+    assert f"({stray}) of 12: outside of" in error_line(main, arguments(photos, captions), capsys)
+    outside = "--allow_outside_images"
+    assert "more than 63 pixels" in error_line(main, arguments(photos, captions, outside, "--max_pixels", 63), capsys)
+    assert main(arguments(photos, captions, outside, "--max_pixels", 64)) == 0
     check = ["check", str(tmp_path / "birds"), "--data_name", "birds"]
-    assert main(check) == 1 and "(link.png) of" in capsys.readouterr().out
-    assert main([*check, linked]) == 0
+    assert main(check) == 1 and f"({stray}) of" in capsys.readouterr().out
+    assert main([*check, outside]) == 0
