@@ -20,4 +20,4 @@ exec python train.py \
     --image_encoder clip --text_encoder clip --similarity "$SIMILARITY" --embed_size "$EMBED_SIZE" \
     --loss contrastive --optim transformers_adamw --weight_decay 0.2 --grad_clip 1.0 \
     --learning_rate 3e-5 --pretrained_lr 1e-6 --schedule cosine --warmup 0.1 --embedding_warmup_epochs 0 \
-    --num_epochs 15 --batch_size 64 --validations 4 --val_step 0 --seed 24 "$@"
+    --num_epochs 15 --batch_size 64 --validations 4 --val_step 0 --seed 24 --save_step 500 --resume auto "$@"

@@ -63,11 +63,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add("image_list", None, "grid: file names, one per line, that must exist before training starts", "FILE")
 
 
-def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+def add_image_arguments(parser: argparse.ArgumentParser, outside: bool = True) -> None:
     """Which image files are read, of those that ImageLimits speaks of."""
     group = Group(parser, "image files")
     group.add("max_pixels", ImageLimits.max_pixels, "an image of more is refused", type=positive(int))
-    group.switch("allow_outside_images", OUTSIDE_IMAGES)
+    if outside:
+        group.switch("allow_outside_images", OUTSIDE_IMAGES)
 
 
 def image_limits(args: argparse.Namespace) -> ImageLimits:

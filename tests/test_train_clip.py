@@ -249,6 +249,7 @@ def test_the_script_holds_the_released_recipe(tmp_path):
     )
     assert (args.num_epochs, args.batch_size, args.seed, args.validations, args.val_split) == (15, 64, 24, 4, "dev")
     assert (args.learning_rate, args.pretrained_lr, args.weight_decay, args.grad_clip) == (3e-5, 1e-6, 0.2, 1.0)
+    assert (args.resume, args.save_step) == ("auto", 500)
     assert (args.loss, args.optim, args.embedding_warmup_epochs) == ("contrastive", "transformers_adamw", 0)
     assert build_schedule(args, staged=True) == CosineSchedule(
         embedding_warmup_epochs=0, staged=True, num_epochs=15, warmup=0.1

@@ -8,7 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from lib.arguments import OUTSIDE_IMAGES, add_image_arguments, image_limits
+from lib.arguments import OUTSIDE_IMAGES, add_image_arguments
 from lib.command_line import Parser, not_negative, positive, script
 from lib.config import ImageLimits
 from lib.datasets import DATA_NAME, DATA_SETS
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     text = "your own images: a folder, and a file of lines image<TAB>caption or a CSV"
     own = commands.add_parser("own", help=text, parents=[replacing])
-    add_image_arguments(own)
+    add_image_arguments(own, outside=False)
     add = own.add_argument
     add("--images", type=Path, metavar="DIR", required=True, help="folder of the image files")
     add(
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         prepare_cxc(args.csv, Target(args.data_path, "coco", args.overwrite))
     elif args.command == "own":
         target = Target(args.data_path, args.data_name or args.data_path.absolute().name, args.overwrite)
-        prepare_own(args.images, args.captions, target, args.dev, args.test, args.seed, image_limits(args))
+        prepare_own(args.images, args.captions, target, args.dev, args.test, args.seed, ImageLimits(args.max_pixels))
     elif args.command == "vocab":
         prepare_vocab(Target(args.data_path, args.data_name, args.overwrite), args.vocab_path, args.threshold)
     else:

@@ -177,6 +177,13 @@ def test_own_data_runs_on_its_images_and_lacks_nothing(own, capsys):
     assert "missing" not in out and "warning" not in out and "error" not in out
 
 
+def test_images_outside_of_the_folder_count_where_they_are_allowed(own, capsys):
+    mapping = json.loads((own / "id_mapping.json").read_text())
+    (own / "id_mapping.json").write_text(json.dumps({key: f"../images/{name}" for key, name in mapping.items()}))
+    assert "outside of" in run(capsys, own, "birds")[1]
+    assert main(["check", str(own), "--data_name", "birds", "--allow_outside_images"]) == 0
+
+
 def test_what_own_data_lacks_comes_from_its_owner(own, capsys):
     (own / "images").rename(own / "elsewhere")
     np.save(own / "precomp" / "train_ims.npy", np.ones((4, 3, 4), np.float32))
