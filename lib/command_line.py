@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import difflib
 import functools
-import math
 import os
 import shlex
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from lib.errors import KEPT, InputError, explained
 from lib.machine import available_cores
 from lib.terminal import flush, last_words, screens
+from lib.values import Number
 
 
 class Help(argparse.HelpFormatter):
@@ -74,15 +74,14 @@ def to_go_on(command: str) -> str:
     return shlex.join([*kept, "--resume", "auto"])
 
 
-def positive(kind: type = int):
-    """An argparse type: a finite number of `kind` above 0."""
-    return _number(kind, lambda value: 0 < value < math.inf, f"positive {kind.__name__}", "is not positive and finite")
+def positive(kind: type = int, high: float = 2**53) -> Number:
+    """The finite numbers of `kind` above 0."""
+    return Number(kind, 1, high) if kind is int else Number(kind, 0, high, above=True)
 
 
-def not_negative(kind: type = int):
-    """An argparse type: a finite number of `kind`, at least 0."""
-    message = "is negative or not finite"
-    return _number(kind, lambda value: 0 <= value < math.inf, f"non-negative {kind.__name__}", message)
+def not_negative(kind: type = int, high: float = 2**53) -> Number:
+    """The finite numbers of `kind`, at least 0."""
+    return Number(kind, 0, high)
 
 
 def workers(text: str) -> int:
@@ -98,17 +97,6 @@ def existing(path: str) -> Path:
     if not os.path.exists(path):
         raise argparse.ArgumentTypeError(f"{path}: no such file")
     return Path(path)
-
-
-def _number(kind: type, accepts, name: str, message: str):
-    def parse(text: str):
-        value = kind(text)
-        if not accepts(value):
-            raise argparse.ArgumentTypeError(f"{text} {message}")
-        return value
-
-    parse.__name__ = name  # argparse says: invalid positive int value
-    return parse
 
 
 @contextlib.contextmanager

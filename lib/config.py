@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lib.errors import InputError
+from lib.values import Choice, Number, Switch, problem
 
+EMBED_SIZE = Number(int, 2, 1 << 16)
 PRECISIONS = ("float32", "tf32", "bf16")  # in which a run computes: lib.precision
 KERNELS = ("auto", "torch", "plain")  # with which it computes ESL's scores: lib.alignment
 Paths = dict[str, Any]  # files and folders of this machine by the flags that name them: bert_path, backbone_path, ...
@@ -20,9 +22,11 @@ def lazy(name: str) -> Callable[..., Any]:
 
 
 class Option(NamedTuple):
-    """A setting of a table row: the scripts' flag of its name, its default, and how the flag's text is read.
+    """A setting of a table row: the scripts' flag of its name, its default, and what it may be.
 
-    A default of False makes the flag a switch.
+    A default of False makes the flag a switch. A `type` that holds values (lib.values) is asked of a checkpoint's value
+    as of the flag's text; without one, and without choices, a value is any number of the default's kind. None may stand
+    where it is the default.
     """
 
     default: Any
@@ -30,20 +34,39 @@ class Option(NamedTuple):
     type: Callable[[str], Any] | None = None
     choices: tuple[str, ...] | None = None
 
+    def holds(self, value: Any) -> bool:
+        return value is self.default is None or self._values().holds(value)
+
+    def _values(self) -> Any:
+        if self.choices:
+            return Choice(self.choices)
+        if type(self.default) is bool:
+            return Switch()
+        return self.type if hasattr(self.type, "holds") else Number(type(self.default), -(2**53))
+
+    def __str__(self) -> str:
+        return str(self._values())
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A row of HEADS or LOSSES, and with more to say of IMAGE_ENCODERS or TEXT_ENCODERS: how to build a part."""
+    """A row of HEADS or LOSSES, and with more to say of IMAGE_ENCODERS or TEXT_ENCODERS: how to build a part.
+
+    `fields` are the values beside its options that files alone tell, and what they may be.
+    """
 
     label: str  # its name in tables
     build: Callable[..., Any]  # (embed_size, options) -> module
     options: dict[str, Option] = dataclasses.field(default_factory=dict)
     check: Callable[[int, dict], None] = lambda embed_size, options: None  # InputError for sizes that it can't have
     training_only: tuple[str, ...] = ()  # options that a run may change without another network
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def complete(self, embed_size: int, given: dict[str, Any]) -> dict[str, Any]:
         """`given` with the defaults of the options that it lacks; InputError for values that the part can't have."""
         options = {name: option.default for name, option in self.options.items()} | given
+        if wrong := problem(options, self.options | self.fields):
+            raise InputError(f"{'--' if wrong.split()[0] in self.options else f'{self.label}: '}{wrong}")
         self.check(embed_size, options)
         return options
 

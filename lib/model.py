@@ -6,7 +6,7 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from lib.config import ImageEncoderPart, ModelConfig, Paths, TextEncoderPart, row
+from lib.config import EMBED_SIZE, ImageEncoderPart, ModelConfig, Paths, TextEncoderPart, row
 from lib.datasets.inputs import Reads
 from lib.datasets.tokenisers import TOKENISERS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
@@ -53,8 +53,8 @@ def complete(config: ModelConfig, paths: Paths | None = None) -> ModelConfig:
 
     Raises InputError for names that no table has and for values that a part can't have.
     """
-    if config.embed_size < 2:
-        raise InputError(f"--embed_size is {config.embed_size}, expected at least 2")
+    if not EMBED_SIZE.holds(config.embed_size):
+        raise InputError(f"--embed_size is {config.embed_size}, expected {EMBED_SIZE}")
     image, text, head = image_part(config), text_part(config), row(HEADS, config.similarity, "--similarity")
     image_options, text_options = config.image_options, config.text_options
     if paths is not None:

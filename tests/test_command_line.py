@@ -31,7 +31,7 @@ def test_positive_numbers_are_read_as_their_kind(kind, texts):
 
 @pytest.mark.parametrize("text", ["0", "-1", "-0.0", "nan", "inf", "-inf", "1e999"])
 def test_a_number_that_is_not_positive_and_finite_is_refused(text):
-    with pytest.raises(InputError, match=f"argument --n: {text} is not positive and finite; see tool --help"):
+    with pytest.raises(InputError, match=f"argument --n: '{text}' is not a finite number above 0; see tool --help"):
         parse(f"--n={text}", type=positive(float))
 
 
@@ -42,17 +42,19 @@ def test_zero_is_not_negative():
 
 @pytest.mark.parametrize("text", ["-1", "-1e-9", "nan", "inf", "-inf"])
 def test_a_number_that_is_negative_or_not_finite_is_refused(text):
-    with pytest.raises(InputError, match=f"argument --n: {text} is negative or not finite; see tool --help"):
+    with pytest.raises(
+        InputError, match=f"argument --n: '{text}' is not a finite number of at least 0; see tool --help"
+    ):
         parse(f"--n={text}", type=not_negative(float))
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        (positive(int), "1.5", "invalid positive int value: '1.5'"),
-        (positive(int), "nan", "invalid positive int value: 'nan'"),
-        (positive(float), "one\ntwo", r"invalid positive float value: 'one\\ntwo'"),
-        (not_negative(int), "", "invalid non-negative int value: ''"),
+        (positive(int), "1.5", "'1.5' is not a whole number of at least 1"),
+        (positive(int), "nan", "'nan' is not a whole number of at least 1"),
+        (positive(float), "one\ntwo", r"'one.two' is not a finite number above 0"),
+        (not_negative(int), "", "'' is not a whole number of at least 0"),
     ],
 )
 def test_text_that_is_no_number_is_refused_with_what_was_expected(kind, text, message):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
+from lib.command_line import positive
 from lib.config import ModelConfig, Option, Part, lazy, row
 from lib.errors import InputError
+from lib.values import Choice
 
 
 def sizes_of(embed_size: int, options: dict) -> tuple:
@@ -22,10 +25,34 @@ def no_odd_size(embed_size: int, options: dict) -> None:
 PART = Part("a part", sizes_of, {"divisor": Option(2, "what"), "switch": Option(False, "whether")}, no_odd_size)
 
 
-def test_a_row_completes_what_is_given_with_its_defaults_and_keeps_what_it_does_not_know():
-    given = {"divisor": 3, "read": "from a file"}
-    assert PART.complete(6, given) == {"divisor": 3, "switch": False, "read": "from a file"}
-    assert given == {"divisor": 3, "read": "from a file"} and PART.complete(6, {}) == {"divisor": 2, "switch": False}
+def test_a_row_completes_what_is_given_with_its_defaults():
+    part = dataclasses.replace(PART, fields={"read": Choice(("this", "that"))})
+    given = {"divisor": 3, "read": "that"}
+    assert part.complete(6, given) == {"divisor": 3, "switch": False, "read": "that"}
+    assert given == {"divisor": 3, "read": "that"} and PART.complete(6, {}) == {"divisor": 2, "switch": False}
+    with pytest.raises(InputError, match="^a part: read is other, expected one of this, that$"):
+        part.complete(6, given | {"read": "other"})
+    with pytest.raises(InputError, match="^a part: read is none of divisor, switch$"):
+        PART.complete(6, given)
+
+
+@pytest.mark.parametrize(
+    ("option", "good", "bad"),
+    [
+        (Option(2, ""), [0, -7, 2**50], [2.0, True, "2", None, 2**60, [2]]),
+        (Option(2.5, ""), [2, -0.5, 1e9], [math.nan, math.inf, "2", True, None]),
+        (Option(False, ""), [True, False], [0, 1, "True", None]),
+        (Option("a", "", choices=("a", "b")), ["a", "b"], ["c", "", None, 1, ["a"]]),
+        (Option(None, "", positive(int, 9)), [None, 1, 9], [0, 10, 1.0, "1"]),
+        (Option(1, "", positive(int, 9)), [1, 9], [0, 10, None]),
+        (Option(3, "", type=int), [3, -4], ["3", None]),
+    ],
+)
+def test_an_option_holds_what_its_flag_takes(option, good, bad):
+    assert all(map(option.holds, good)) and not any(map(option.holds, bad))
+    for value in bad:
+        with pytest.raises(InputError, match="^--it is .*, expected (a|one|True)"):
+            Part("a part", sizes_of, {"it": option}).complete(6, {"it": value})
 
 
 def test_a_row_builds_its_part_from_size_and_complete_options():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lib.checkpoint import load_model, read_checkpoint
-from lib.encoders.bert import FIELDS
+from lib.encoders.fields import BERT as FIELDS
 from lib.fragments import Fragments, Tokens
 from lib.functional import l2_normalize
 from lib.parallel import Runner

@@ -27,6 +27,7 @@ LAYERS = [  # from the top; the longest matching name counts
     [
         "lib.errors",
         "lib.terminal",
+        "lib.values",
         "lib.files",
         "lib.command_line",
         "lib.vocabulary",

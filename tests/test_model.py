@@ -12,7 +12,8 @@ import torch
 
 from lib import model as module
 from lib.config import ModelConfig, Option, Part
-from lib.encoders.bert import FIELDS, bert_values, load_bert_config
+from lib.encoders.bert import bert_values, load_bert_config
+from lib.encoders.fields import BERT as FIELDS
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
 from lib.model import build_model, complete, describe, image_part, reads, text_part
@@ -182,7 +183,10 @@ def test_a_bert_without_weights_or_configuration_is_one_line_that_names_its_fold
         ({"similarity": "clip"}, "--similarity is 'clip', expected one of esl_a, esl_h, vse_infty"),
         ({"image_encoder": "selfattention"}, "--image_encoder is 'selfattention', expected one of regions, grid"),
         ({"text_encoder": "gru"}, "--text_encoder is 'gru', expected one of bert"),
-        ({"image_encoder": "grid", "image_options": {"backbone_source": "vit"}}, "backbone_source.* 'vit'"),
+        (
+            {"image_encoder": "grid", "image_options": {"backbone_source": "vit"}},
+            "--backbone_source is vit, expected one of detector, wsl",
+        ),
         ({"embed_size": 255}, "--embed_size is 255, .* needs at least 256"),
         ({"embed_size": 512, "similarity_options": {"kernel_size": 3}}, "needs at least 6561"),
         ({"similarity_options": {"kernel_size": 1}}, "--kernel_size is 1"),

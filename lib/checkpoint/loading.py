@@ -17,6 +17,7 @@ from lib.weights import check_fit, load_strictly
 
 def load_model(checkpoint: Checkpoint) -> MatchingModel:
     """The network of a checkpoint with its weights, on the CPU; InputError that names what does not fit."""
+    check_complete(checkpoint)  # before memory is taken for a network
     model = _build(checkpoint)
     load_strictly(model, checkpoint.model, *_naming(checkpoint))
     return model

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from lib.command_line import positive
 from lib.config import ImageEncoderPart, Option, TextEncoderPart, lazy
+from lib.encoders import fields
+from lib.values import Number
 
 SOURCES = ("detector", "wsl", "imagenet_res152", "tiny")  # of the grid encoder's backbones
-DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # of BERT
 
 CLIP_OUTPUT = {
     "clip_output": Option(
@@ -14,10 +15,10 @@ CLIP_OUTPUT = {
     )
 }
 
-INPUT_SIZE = {"input_size": Option(None, "vit, swin: side of the input (default: its processor's)", positive(int))}
+INPUT_SIZE = {"input_size": Option(None, "vit, swin: side of the input (default: its processor's)", fields.PIXELS)}
 
 
-def _transformer(label: str, name: str) -> ImageEncoderPart:
+def _transformer(label: str, name: str, own: dict) -> ImageEncoderPart:
     return ImageEncoderPart(
         f"{label} patches",
         lazy(f"lib.encoders.vision_transformers:{name}_encoder"),
@@ -26,6 +27,7 @@ def _transformer(label: str, name: str) -> ImageEncoderPart:
         training_only=("input_size",),
         read_options=lazy(f"lib.encoders.vision_transformers:read_{name}_options"),
         transform=lazy("lib.encoders.vision_transformers:transformer_transform"),
+        fields=own | fields.PROCESSOR,
     )
 
 
@@ -33,8 +35,7 @@ IMAGE_ENCODERS = {
     "regions": ImageEncoderPart(
         "region features",
         lazy("lib.encoders.regions:region_encoder"),
-        {"img_dim": Option(2048, "regions: size of a region feature", positive(int))},
-        lazy("lib.encoders.regions:check_regions"),
+        {"img_dim": Option(2048, "regions: size of a region feature", positive(int, 1 << 20))},
     ),
     "grid": ImageEncoderPart(
         "grid features",
@@ -45,9 +46,10 @@ IMAGE_ENCODERS = {
                 "grid: BUTD ResNet-101, WSL ResNeXt-101, ImageNet ResNet-152, or a tiny random one for trials",
                 choices=SOURCES,
             ),
-            "input_scale_factor": Option(1.0, "grid: images are resized to squares of 256 * X pixels", positive(float)),
+            "input_scale_factor": Option(
+                1.0, "grid: images are resized to squares of 256 * X pixels", Number(float, 1 / 256, 64)
+            ),
         },
-        lazy("lib.encoders.grid:check_grid"),
         training_only=("input_scale_factor",),
         transform=lazy("lib.encoders.grid:grid_transform"),
         describe=lambda options: f"grid features ({options['backbone_source']})",
@@ -59,30 +61,33 @@ IMAGE_ENCODERS = {
         lazy("lib.encoders.clip:check_clip"),
         read_options=lazy("lib.encoders.clip:read_image_options"),
         transform=lazy("lib.encoders.clip_transform:clip_transform"),
+        fields=fields.CLIP_IMAGE,
         describe=lambda options: f"CLIP images ({options['clip_output']})",
     ),
-    "vit": _transformer("ViT", "vit"),
-    "swin": _transformer("Swin", "swin"),
+    "vit": _transformer("ViT", "vit", fields.VIT),
+    "swin": _transformer("Swin", "swin", fields.SWIN),
 }
 
 TEXT_ENCODERS = {
     "bert": TextEncoderPart(
         "BERT",
         lazy("lib.encoders.bert:bert_encoder"),
-        training_only=DROPOUT,
+        training_only=tuple(fields.DROPOUT),
         read_options=lazy("lib.encoders.bert:read_bert_options"),
         tokeniser="wordpiece",
+        fields=fields.BERT,
     ),
     "bigru": TextEncoderPart(
         "BiGRU",
         lazy("lib.encoders.bigru:bigru_encoder"),
         {
-            "word_dim": Option(300, "bigru: size of a word vector", positive(int)),
-            "num_layers": Option(1, "bigru: layers of the GRU", positive(int)),
+            "word_dim": Option(300, "bigru: size of a word vector", fields.WIDTH),
+            "num_layers": Option(1, "bigru: layers of the GRU", positive(int, 64)),
         },
         lazy("lib.encoders.bigru:check_bigru"),
         read_options=lazy("lib.encoders.bigru:read_bigru_options"),
         tokeniser="scan",
+        fields={"vocab_size": fields.ENTRIES},
     ),
     "clip": TextEncoderPart(
         "CLIP",
@@ -93,5 +98,6 @@ TEXT_ENCODERS = {
         training_only=("cut_end",),
         read_options=lazy("lib.encoders.clip:read_text_options"),
         tokeniser="clip",
+        fields=fields.CLIP_TEXT,
     ),
 }

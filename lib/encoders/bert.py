@@ -15,17 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import BertConfig, BertModel
 
-from lib.encoders import DROPOUT
 from lib.encoders.encoder import TextEncoder
-from lib.encoders.pretrained import load_pretrained, whole_model
+from lib.encoders.fields import BERT
+from lib.encoders.pretrained import load_pretrained, own_config, whole_model
 from lib.fragments import Fragments, Tokens, on_device
 
 BUCKET_TOKENS = {"cpu": 512, "cuda": 4096}  # tokens that keep the device busy; a smaller bucket only adds overhead
 MOST_BUCKETS = 8
-FIELDS = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
-    *DROPOUT, "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
-)  # fmt: skip
 
 
 class BertEncoder(TextEncoder):
@@ -90,16 +86,16 @@ def local_bert_values(bert_path: str | Path | None) -> dict[str, Any] | None:
 
 def bert_values(config: BertConfig) -> dict[str, Any]:
     """The plain values of a BertConfig that the network depends on."""
-    return {name: getattr(config, name) for name in FIELDS}
+    return {name: getattr(config, name) for name in BERT}
 
 
 def load_bert(bert_path: str | Path) -> BertModel:
     """A pre-trained BERT from a folder in Hugging Face form or a hub name; InputError where there is none."""
-    return load_pretrained(
-        "--bert_path", bert_path, partial(whole_model, BertModel, unused=("pooler.",), add_pooling_layer=True)
-    )
+    config = load_bert_config(bert_path)
+    load = partial(whole_model, BertModel, config, unused=("pooler.",), add_pooling_layer=True)
+    return load_pretrained("--bert_path", bert_path, load)
 
 
 def load_bert_config(bert_path: str | Path) -> BertConfig:
     """The configuration alone of a BERT folder or hub name; InputError where there is none."""
-    return load_pretrained("--bert_path", bert_path, BertConfig.from_pretrained)
+    return load_pretrained("--bert_path", bert_path, partial(own_config, BertConfig, BERT))

@@ -66,9 +66,6 @@ def read_bigru_options(options: dict[str, Any], paths: Paths) -> dict[str, Any]:
 
 
 def check_bigru(embed_size: int, options: dict[str, Any]) -> None:
-    """InputError for sizes that are no positive numbers."""
+    """InputError where the size of the vocabulary is not known."""
     if "vocab_size" not in options:
         raise InputError(f"a BiGRU needs the size of its vocabulary; {HOW}")
-    for name in ("vocab_size", "word_dim", "num_layers"):
-        if type(options[name]) is not int or options[name] < 1:
-            raise InputError(f"--{name} is {options[name]}, expected a whole number above 0")

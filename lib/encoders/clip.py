@@ -23,20 +23,14 @@ from transformers import (
 from lib.config import Paths
 from lib.encoders import openai_clip
 from lib.encoders.encoder import ImageEncoder, TextEncoder
+from lib.encoders.fields import CLIP_IMAGE, CLIP_TEXT
 from lib.encoders.grid import kept_cells
-from lib.encoders.pretrained import load_pretrained, own_config, whole_model
+from lib.encoders.pretrained import known_values, load_pretrained, own_values, whole_model
 from lib.encoders.stages import fix_stages, in_stages
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
 from lib.pytorch_files import read_file
 from lib.weights import load_strictly
-
-_TOWER = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps",
-    "projection_dim",
-)  # fmt: skip
-IMAGE_FIELDS = (*_TOWER, "image_size", "patch_size")
-TEXT_FIELDS = (*_TOWER, "vocab_size", "max_position_embeddings")
 
 
 class ClipImageEncoder(ImageEncoder):
@@ -95,13 +89,13 @@ class ClipTextEncoder(TextEncoder):
 
 def clip_image_encoder(embed_size: int, options: dict[str, Any], paths: Paths | None) -> ClipImageEncoder:
     clip = load_clip(paths["clip_path"]) if paths else CLIPVisionModelWithProjection(
-        CLIPVisionConfig(**{name: options[name] for name in IMAGE_FIELDS}))  # fmt: skip
+        CLIPVisionConfig(**{name: options[name] for name in CLIP_IMAGE}))  # fmt: skip
     return ClipImageEncoder(clip.vision_model, clip.visual_projection, options["clip_output"] == "tokens")
 
 
 def clip_text_encoder(embed_size: int, options: dict[str, Any], paths: Paths | None) -> ClipTextEncoder:
     clip = load_clip(paths["clip_path"]) if paths else CLIPTextModelWithProjection(
-        CLIPTextConfig(**{name: options[name] for name in TEXT_FIELDS}, **_special_tokens(options)))  # fmt: skip
+        CLIPTextConfig(**{name: options[name] for name in CLIP_TEXT}, **_special_tokens(options)))  # fmt: skip
     scale = clip.logit_scale if paths else torch.tensor(CLIPConfig().logit_scale_init_value)
     return ClipTextEncoder(clip.text_model, clip.text_projection, scale, options["clip_output"] == "tokens")
 
@@ -131,7 +125,7 @@ def check_clip(embed_size: int, options: dict[str, Any]) -> None:
 
 def clip_values(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """The plain values of a CLIPConfig on which the towers depend, image and text."""
-    towers = (config.vision_config, IMAGE_FIELDS), (config.text_config, TEXT_FIELDS)
+    towers = (config.vision_config, CLIP_IMAGE), (config.text_config, CLIP_TEXT)
     return tuple(
         {name: getattr(tower, name) for name in fields} | {"projection_dim": config.projection_dim}  # that counts
         for tower, fields in towers
@@ -141,10 +135,25 @@ def clip_values(config: CLIPConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 def load_clip_config(clip_path: str | Path) -> CLIPConfig:
     """The configuration of a CLIP: of a folder in Hugging Face form, a hub name, or a file with OpenAI's names."""
     if Path(clip_path).is_file():
-        image, text = openai_clip.sizes(_openai_weights(clip_path), f"--clip_path {clip_path}")
-        text |= _special_tokens(text)
-        return CLIPConfig(vision_config=image, text_config=text, projection_dim=text["projection_dim"])
-    return load_pretrained("--clip_path", clip_path, partial(own_config, CLIPConfig), "CLIP")
+        return _config(*openai_clip.sizes(_openai_weights(clip_path), f"--clip_path {clip_path}"))
+    return load_pretrained("--clip_path", clip_path, _own_config, "CLIP")
+
+
+def _own_config(path: str) -> CLIPConfig:
+    values = own_values(CLIPConfig, path)
+    size = {"projection_dim": values.get("projection_dim", CLIPConfig().projection_dim)}  # that counts
+    towers = []
+    for name, kind, fields in (("vision", CLIPVisionConfig, CLIP_IMAGE), ("text", CLIPTextConfig, CLIP_TEXT)):
+        given = known_values(values.get(f"{name}_config", {}), fields)
+        given |= known_values(values.get(f"{name}_config_dict") or {}, fields)  # as files of old versions have it
+        defaults = kind()
+        towers.append({field: getattr(defaults, field) for field in fields} | given | known_values(size, fields))
+    return _config(*towers)
+
+
+def _config(image: dict[str, Any], text: dict[str, Any]) -> CLIPConfig:
+    text = text | _special_tokens(text)
+    return CLIPConfig(vision_config=image, text_config=text, projection_dim=text["projection_dim"])
 
 
 def load_clip(clip_path: str | Path) -> CLIPModel:
@@ -153,7 +162,9 @@ def load_clip(clip_path: str | Path) -> CLIPModel:
     Raises InputError where there is none.
     """
     if not Path(clip_path).is_file():
-        return load_pretrained("--clip_path", clip_path, partial(whole_model, CLIPModel), "CLIP")
+        return load_pretrained(
+            "--clip_path", clip_path, partial(whole_model, CLIPModel, load_clip_config(clip_path)), "CLIP"
+        )
     where = f"--clip_path {clip_path}"
     weights = _openai_weights(clip_path)
     clip = CLIPModel(load_clip_config(clip_path))

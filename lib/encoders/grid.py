@@ -11,12 +11,9 @@ from torch import Tensor, nn
 from lib.encoders.backbones import CHANNELS, build_backbone
 from lib.encoders.encoder import ImageEncoder
 from lib.encoders.regions import projection
-from lib.encoders.transforms import BASE_SIZE, SquareTransform, bgr_minus_mean, imagenet_normalize, input_size
-from lib.errors import InputError
+from lib.encoders.transforms import SquareTransform, bgr_minus_mean, imagenet_normalize, input_size
 from lib.fragments import Fragments
 from lib.host_random import host_rand
-
-LARGEST_FACTOR = 64  # squares of 16,384 pixels
 
 
 class GridEncoder(ImageEncoder):
@@ -63,10 +60,3 @@ def grid_transform(options: dict) -> SquareTransform:
     """The transform for a backbone: squares of 256 * input_scale_factor pixels, normalised as it was trained."""
     normalize = bgr_minus_mean if options["backbone_source"] == "detector" else imagenet_normalize
     return SquareTransform(input_size(options["input_scale_factor"]), normalize)
-
-
-def check_grid(embed_size: int, options: dict) -> None:
-    """InputError for an input without pixels, or with so many that no memory holds an image."""
-    factor = options["input_scale_factor"]
-    if not isinstance(factor, int | float) or not 1 / BASE_SIZE <= factor <= LARGEST_FACTOR:
-        raise InputError(f"--input_scale_factor is {factor}, expected a number from 1/{BASE_SIZE} to {LARGEST_FACTOR}")

@@ -12,7 +12,8 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from lib.errors import InputError, listed
+from lib.errors import InputError, listed, shown
+from lib.values import problem
 
 
 def load_pretrained(flag: str, path: str | Path, load: Callable[[str], Any], what: str = "BERT") -> Any:
@@ -30,24 +31,48 @@ def load_pretrained(flag: str, path: str | Path, load: Callable[[str], Any], wha
     )
 
 
-def own_config(kind: type[PretrainedConfig], path: str) -> PretrainedConfig:
-    """The configuration of a folder or hub name; ValueError where that is of another kind of model."""
-    found = kind.get_config_dict(path)[0].get("model_type")
+def own_values(kind: type[PretrainedConfig], path: str) -> dict[str, Any]:
+    """What config.json of a folder or hub name says; ValueError where that is of another kind of model."""
+    values = kind.get_config_dict(path)[0]
+    found = values.get("model_type", kind.model_type)
     if found != kind.model_type:
-        raise ValueError(f"its model_type is {found}, expected {kind.model_type}")
-    return kind.from_pretrained(path)
+        raise ValueError(f"its model_type is {shown(found)}, expected {kind.model_type}")
+    return values
+
+
+def known_values(values: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Those of `fields` among values; ValueError for one that is none of what its field holds."""
+    if not isinstance(values, dict):
+        raise ValueError(f"its values are a {type(values).__name__}, expected an object")
+    known = {name: values[name] for name in fields if name in values}
+    if wrong := problem(known, fields):
+        raise ValueError(wrong)
+    return known
+
+
+def own_config(kind: type[PretrainedConfig], fields: dict[str, Any], path: str) -> PretrainedConfig:
+    """The configuration of a folder or hub name, with its values of `fields` alone; ValueError as above."""
+    values = known_values(own_values(kind, path), fields)
+    if not values:
+        raise ValueError(f"its config.json says nothing of {', '.join(fields)}")
+    return kind(**values)
 
 
 def whole_model(
-    kind: type[PreTrainedModel], path: str, unused: tuple[str, ...] = (), **settings: Any
+    kind: type[PreTrainedModel],
+    config: PretrainedConfig,
+    path: str,
+    unused: tuple[str, ...] = (),
+    **settings: Any,
 ) -> PreTrainedModel:
     """The model of a folder or hub name in float32; ValueError where weights are missing or of another shape.
 
     Those whose names begin with one of `unused` may be missing: no score depends on them.
     """
-    own_config(kind.config_class, path)
     # Ignored, they are told by name; else the library only says that there are some.
-    model, info = kind.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
+    model, info = kind.from_pretrained(
+        path, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+    )
     if misshapen := sorted(name for name, *_ in info["mismatched_keys"]):
         raise ValueError(f"of another shape than its configuration says: {listed(misshapen)}")
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(unused)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lib.encoders.encoder import ImageEncoder
-from lib.errors import InputError
 from lib.fragments import Fragments
 
 
@@ -58,9 +57,3 @@ def projection(in_size: int, out_size: int) -> nn.Linear:
 
 def region_encoder(embed_size: int, options: dict, paths: dict | None) -> RegionEncoder:
     return RegionEncoder(options["img_dim"], embed_size)
-
-
-def check_regions(embed_size: int, options: dict) -> None:
-    """InputError for features without a size."""
-    if not isinstance(options["img_dim"], int) or options["img_dim"] < 1:
-        raise InputError(f"--img_dim is {options['img_dim']}, expected a positive number")

@@ -23,16 +23,12 @@ from transformers import (
 )
 
 from lib.config import Paths
+from lib.encoders import fields
 from lib.encoders.grid import GridEncoder
 from lib.encoders.pretrained import load_pretrained, own_config, whole_model
 from lib.encoders.stages import Stages, fix_stages, in_stages
 from lib.encoders.transforms import SquareTransform
 from lib.errors import InputError
-
-_COMMON = (
-    "image_size", "patch_size", "hidden_act", "layer_norm_eps", "qkv_bias", "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-)  # fmt: skip
 
 
 class Kind(NamedTuple):
@@ -41,14 +37,11 @@ class Kind(NamedTuple):
     label: str
     config: type[PretrainedConfig]
     model: type[PreTrainedModel]
-    fields: tuple[str, ...]
+    fields: dict[str, Any]
 
 
-VIT = Kind("ViT", ViTConfig, ViTModel, (
-    *_COMMON, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"))  # fmt: skip
-SWIN = Kind("Swin", SwinConfig, SwinModel, (
-    *_COMMON, "embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "drop_path_rate",
-    "use_absolute_embeddings"))  # fmt: skip
+VIT = Kind("ViT", ViTConfig, ViTModel, fields.VIT)
+SWIN = Kind("Swin", SwinConfig, SwinModel, fields.SWIN)
 
 
 class TransformerBackbone(nn.Module):
@@ -81,11 +74,12 @@ class TransformerBackbone(nn.Module):
 
 def transformer_encoder(kind: Kind, embed_size: int, options: dict[str, Any], paths: Paths | None) -> GridEncoder:
     """A grid encoder with the transformer in --backbone_path, or with random weights."""
+    config = kind.config(**{name: options[name] for name in kind.fields})
     if paths:
-        load = partial(whole_model, kind.model, add_pooling_layer=False)
+        load = partial(whole_model, kind.model, config, add_pooling_layer=False)
         model = load_pretrained("--backbone_path", _path(paths, kind), load, kind.label)
     else:
-        model = kind.model(kind.config(**{name: options[name] for name in kind.fields}), add_pooling_layer=False)
+        model = kind.model(config, add_pooling_layer=False)
     hidden_size = model.layernorm.normalized_shape[0]
     return GridEncoder(TransformerBackbone(model), hidden_size, embed_size)
 
@@ -96,7 +90,7 @@ def read_transformer_options(kind: Kind, options: dict[str, Any], paths: Paths) 
     Raises InputError where there is none.
     """
     path = _path(paths, kind)
-    config = load_pretrained("--backbone_path", path, partial(own_config, kind.config), kind.label)
+    config = load_pretrained("--backbone_path", path, partial(own_config, kind.config, kind.fields), kind.label)
     processor = load_pretrained(
         "--backbone_path",
         path,

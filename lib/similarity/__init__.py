@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lib.command_line import positive
 from lib.config import Option, Part, lazy
+from lib.values import Number
 
 NORMS = {
     "no_imgnorm": Option(False, "do not l2-normalise the image side"),
     "no_txtnorm": Option(False, "do not l2-normalise the caption side"),
 }
-LEVELS = {"kernel_size": Option(2, "ESL: how many values one aggregation merges", positive(int))}
+LEVELS = {"kernel_size": Option(2, "ESL: how many values one aggregation merges", Number(int, 2, 1 << 16))}
 
 _check_levels = lazy("lib.similarity.esl:check_levels")
 

@@ -10,7 +10,7 @@ import torch
 
 from lib.checkpoint.deriving import Weights, derived_bert, derived_config
 from lib.config import ModelConfig
-from lib.encoders.bert import FIELDS
+from lib.encoders.fields import BERT as FIELDS
 from lib.errors import InputError
 from lib.model import build_model
 from tests.checkpoint.layouts import BERT, IMG_DIM, KINDS, small_config

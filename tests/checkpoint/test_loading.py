@@ -74,9 +74,14 @@ def test_a_configuration_that_gives_no_network_is_one_clear_error():
     for function in (load_model, check_complete):
         for options, found in (
             ({"text__num_attention_heads": 3}, "its configuration gives no network (The hidden size (64) is not a "),
-            ({"similarity__spin": 3}, "its configuration gives no network ("),
-            ({"image__img_dim": 0}, "--img_dim is 0, expected a positive number"),
-            ({"similarity__kernel_size": 1}, "--kernel_size is 1, expected at least 2"),
+            ({"similarity__spin": 3}, "ESL-H: spin is none of kernel_size, no_imgnorm, no_txtnorm"),
+            ({"text__auto_map": "x"}, "BERT: auto_map is none of vocab_size, hidden_size, "),
+            (
+                {"text__num_hidden_layers": 10**9},
+                "BERT: num_hidden_layers is 1000000000, expected a whole number from 1 ",
+            ),
+            ({"image__img_dim": 0}, "--img_dim is 0, expected a whole number from 1 to "),
+            ({"similarity__kernel_size": 1}, "--kernel_size is 1, expected a whole number from 2 to "),
         ):
             checkpoint = checkpoint_of("esl_h")
             checkpoint.config = altered(checkpoint.config, **options)
@@ -84,9 +89,10 @@ def test_a_configuration_that_gives_no_network_is_one_clear_error():
 
 
 def test_a_check_needs_no_memory_for_the_network():
-    config = dataclasses.replace(small_config("vse_infty"), embed_size=10**7)  # 100 GB of weights
-    checkpoint = Checkpoint(config, {}, path=Path("a.pth"))
-    assert "keys missing" in message(check_complete, checkpoint)
+    config = altered(dataclasses.replace(small_config("vse_infty"), embed_size=60_000), image__img_dim=1_000_000)
+    checkpoint = Checkpoint(config, {}, path=Path("a.pth"))  # of 240 GB of weights and more
+    for function in (check_complete, load_model):
+        assert "keys missing" in message(function, checkpoint)
 
 
 # ---- a run that goes on ----

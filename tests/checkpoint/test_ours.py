@@ -157,9 +157,9 @@ def test_a_configuration_with_nonsense_is_one_clear_error(saved):
         ({"text_options": None}, "text_options of its configuration is None; the file was altered"),
         ({"similarity": "esl_b"}, "--similarity is 'esl_b', expected one of esl_a, esl_h, vse_infty"),
         ({"image_encoder": "basic"}, "--image_encoder is 'basic', expected one of regions, grid"),
-        ({"embed_size": 1}, "--embed_size is 1, expected at least 2"),
-        ({"image_options": {"img_dim": 0}}, "--img_dim is 0, expected a positive number"),
-        ({"image_options": {"img_dim": "wide"}}, "--img_dim is wide, expected a positive number"),
+        ({"embed_size": 1}, "--embed_size is 1, expected a whole number from 2 to 65536"),
+        ({"image_options": {"img_dim": 0}}, "--img_dim is 0, expected a whole number from 1"),
+        ({"image_options": {"img_dim": "wide"}}, "--img_dim is wide, expected a whole number from 1"),
         ({"similarity": "esl_a"}, "--embed_size is 16, but an ESL head with --kernel_size 2 needs at least 256 "),
     ):
         path = saved(lambda content: content["config"].update(change))  # noqa: B023
@@ -167,7 +167,7 @@ def test_a_configuration_with_nonsense_is_one_clear_error(saved):
     for factor in (float("nan"), float("inf"), -1.0, "wide"):
         grid = {"image_encoder": "grid", "image_options": {"backbone_source": "tiny", "input_scale_factor": factor}}
         path = saved(lambda content: content["config"].update(grid))  # noqa: B023
-        assert refusal(path).startswith(f"--input_scale_factor is {factor}, expected a number ")
+        assert refusal(path).startswith(f"--input_scale_factor is {factor}, expected a finite number ")
 
 
 def test_weights_that_are_no_tensors_are_named(saved):

@@ -380,7 +380,7 @@ def test_an_altered_file_of_version_1_is_one_clear_error(write):
         ("vse_infty", {"embed_size": "wide"}, "embed_size of its configuration is wide; the file was altered"),
         ("vse_infty", {"similarity": "esl_b"}, "--similarity is 'esl_b', expected one of "),
         ("esl_h", {"kernel_size": 3}, "--embed_size is 256, but an ESL head with --kernel_size 3 needs at least 6561 "),
-        ("esl_h", {"kernel_size": "two"}, "'<' not supported"),
+        ("esl_h", {"kernel_size": "two"}, "--kernel_size is two, expected a whole number from 2 to "),
         (
             "esl_h",
             {"precomp_enc_type": "both"},

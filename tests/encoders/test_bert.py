@@ -14,8 +14,6 @@ from transformers import BertConfig, BertModel
 
 from lib.encoders import TEXT_ENCODERS, bert
 from lib.encoders.bert import (
-    DROPOUT,
-    FIELDS,
     BertEncoder,
     bert_values,
     load_bert,
@@ -23,6 +21,8 @@ from lib.encoders.bert import (
     local_bert_values,
     read_bert_options,
 )
+from lib.encoders.fields import BERT as FIELDS
+from lib.encoders.fields import DROPOUT
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
 from tests.helpers import BERT
@@ -206,7 +206,7 @@ def test_a_bert_that_is_no_folder_here_is_not_asked_for(sample, tmp_path):
 
 
 def test_dropout_is_an_option_of_training_alone():
-    assert TEXT_ENCODERS["bert"].training_only == DROPOUT
+    assert TEXT_ENCODERS["bert"].training_only == tuple(DROPOUT)
     networks = [TEXT_ENCODERS["bert"].make(12, **BERT, **dict.fromkeys(DROPOUT, rate)) for rate in (0.0, 0.5)]
     networks[1].load_state_dict(networks[0].state_dict())
     captions = padded([2, 7, 9, 3], [2, 3])

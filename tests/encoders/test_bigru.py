@@ -82,7 +82,7 @@ def test_sizes_come_from_the_vocabulary_and_bad_ones_are_refused(tmp_path):
     assert part.read_options({"word_dim": 5}, {"vocab_path": file}) == {"word_dim": 5, "vocab_size": 7}
     with pytest.raises(InputError, match="needs the size of its vocabulary; --vocab_path"):
         part.complete(16, {})
-    with pytest.raises(InputError, match="--num_layers is 0, expected a whole number above 0"):
+    with pytest.raises(InputError, match="--num_layers is 0, expected a whole number from 1 to 64"):
         part.complete(16, {"vocab_size": 7, "num_layers": 0})
 
 

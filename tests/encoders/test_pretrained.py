@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, CLIPConfig
 from transformers.utils import logging as transformers_logging
 
+from lib.encoders.fields import BERT as FIELDS
 from lib.encoders.pretrained import load_pretrained, own_config, quiet_transformers, whole_model
 from lib.errors import InputError
 from tests.helpers import BERT
@@ -41,7 +42,7 @@ def change(folder, name: str, tensor=None) -> None:
 
 
 def whole(path) -> BertModel:
-    return whole_model(BertModel, path, add_pooling_layer=False)
+    return whole_model(BertModel, own_config(BertConfig, FIELDS, path), path, add_pooling_layer=False)
 
 
 def test_weights_are_those_of_the_folder_in_float32_also_where_they_were_saved_in_half_precision(folder):
@@ -65,12 +66,40 @@ def test_a_missing_or_misshapen_weight_is_refused_by_name_and_never_made_up(fold
 
 
 def test_a_configuration_of_another_kind_of_model_is_refused(folder):
-    assert own_config(BertConfig, str(folder)).hidden_size == BERT["hidden_size"]
+    assert own_config(BertConfig, FIELDS, str(folder)).hidden_size == BERT["hidden_size"]
     with pytest.raises(ValueError, match="its model_type is bert, expected clip"):
-        own_config(CLIPConfig, str(folder))
-    (folder / "config.json").write_text(json.dumps({"hidden_size": 8}))
-    with pytest.raises(ValueError, match="its model_type is None, expected bert"):
-        own_config(BertConfig, str(folder))
+        own_config(CLIPConfig, {}, str(folder))
+    (folder / "config.json").write_text(json.dumps({"hidden_size": 8}))  # as BERT's oldest files have it
+    assert own_config(BertConfig, FIELDS, str(folder)).hidden_size == 8
+    (folder / "config.json").write_text(json.dumps({"size": 8}))
+    with pytest.raises(ValueError, match="its config.json says nothing of vocab_size, hidden_size"):
+        own_config(BertConfig, FIELDS, str(folder))
+
+
+def test_nothing_but_the_known_values_reaches_the_library(folder):
+    """Its own reader would make a table of a billion labels, or change the network behind the checkpoint's back."""
+    values = json.loads((folder / "config.json").read_text())
+    strange = {"num_labels": 10**9, "auto_map": {"AutoModel": "x.Y"}, "quantization_config": {"bits": 4},
+               "is_decoder": True, "dtype": "float16", "_attn_implementation": "flash_attention_2"}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(values | strange))
+    config = own_config(BertConfig, FIELDS, str(folder))
+    assert not config.is_decoder and config.num_labels == 2
+    assert all(
+        getattr(config, name, None) in (None, False, "eager", "sdpa") for name in strange if name != "num_labels"
+    )
+    assert whole(str(folder)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_hidden_layers", 10**9), ("hidden_size", 2**40), ("vocab_size", -1), ("vocab_size", 1e4),
+     ("hidden_act", "eval"), ("hidden_dropout_prob", 2), ("layer_norm_eps", None), ("num_attention_heads", True)],
+)  # fmt: skip
+def test_a_value_out_of_its_bounds_is_refused_before_memory_is_taken(folder, name, value):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {name: value}))
+    with pytest.raises(InputError, match=f"--bert_path {folder}: .*{name} is .*, expected (a|one of) "):
+        load_pretrained("--bert_path", folder, whole)
 
 
 def test_whatever_goes_wrong_is_one_line_with_the_flag_and_what_would_be_right(tmp_path):

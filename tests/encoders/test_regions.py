@@ -98,11 +98,11 @@ def test_a_new_projection_is_uniform_in_the_released_bounds_without_bias():
 @pytest.mark.parametrize("embed_size", [1, 0, -3])
 def test_an_embedding_too_small_for_a_hidden_unit_is_refused_with_its_flag(embed_size):
     assert IMAGE_ENCODERS["regions"].make(2, img_dim=4).mlp.hidden.out_features == 1
-    with pytest.raises(InputError, match=f"--embed_size is {embed_size}, expected at least 2"):
+    with pytest.raises(InputError, match=f"--embed_size is {embed_size}, expected a whole number from 2 to 65536"):
         complete(ModelConfig("vse_infty", embed_size=embed_size))
 
 
 @pytest.mark.parametrize("img_dim", [0, -1, "many", None])
 def test_features_without_a_size_are_refused_with_their_flag(img_dim):
-    with pytest.raises(InputError, match=f"--img_dim is {img_dim}, expected a positive number"):
+    with pytest.raises(InputError, match=f"--img_dim is {img_dim}, expected a whole number from 1 to 1048576"):
         IMAGE_ENCODERS["regions"].make(8, img_dim=img_dim)
