@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lib.command_line import not_negative, positive, workers
+from lib.command_line import existing, not_negative, positive, workers
 from lib.config import KERNELS, PRECISIONS, ImageLimits, ModelConfig, Option, Part
 from lib.datasets import DATA_NAME
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
@@ -151,7 +151,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("val_step", 500, within, type=count)
     add("save_step", 0, "steps between checkpoints within an epoch; 0: none", type=count)
     goes_on = "continue from this checkpoint; auto: from the newest good one in --model_name, if there is one"
-    add("resume", None, goes_on, "auto|FILE")
+    add("resume", None, goes_on, "auto|FILE", type=lambda text: text if text == "auto" else str(existing(text)))
     group.switch("reset_start_epoch", "with --resume: take the weights alone and train from epoch 0")
 
 

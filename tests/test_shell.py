@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "torchvision", "transformers", "scipy", "nltk", "matplotlib", "tensorboard_logger", "eccv_caption"}
 MISSING = {  # a command line of each command that names a file which is not there
-    "train": ["--data_path", "missing"],
+    "train": ["--resume", "missing"],
     "eval": ["--model_path", "missing"],
     "eval_ensemble": ["missing.npy"],
     "lib.checkpoint": ["show", "missing"],
