@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from lib.errors import InputError
+from lib.npy_files import Header, map_array, opened, read_header
 
 
 class RegionFeatures:
@@ -24,16 +25,10 @@ class RegionFeatures:
 
     def __init__(self, path: str | Path, mask_path: str | Path | None = None, img_dim: int | None = None):
         self.path = Path(path)
-        try:
-            with open(self.path, "rb") as file:
-                self.shape, self.dtype = _read_header(file, self.path)
-                self._offset = file.tell()
-                found = os.fstat(file.fileno()).st_size
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
-        expected = self._offset + int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
-        if found < expected:
-            raise InputError(f"{self.path}: truncated, {found} bytes where {expected} are expected; copy it again")
+        with opened(self.path) as file:
+            header = read_header(file, self.path)
+        _check_layout(header, self.path)
+        self.shape, self.dtype, self._offset = header.shape, header.dtype, header.offset
         if img_dim is not None and self.shape[2] != img_dim:
             raise InputError(f"{self.path}: found features of size {self.shape[2]}, expected --img_dim {img_dim}")
         self.mask = None if mask_path is None else _read_mask(Path(mask_path), self.shape[:2])
@@ -77,35 +72,21 @@ class RegionFeatures:
             raise InputError(f"{self.path}, row {index}, region {region}: NaN or infinity; extract its features again")
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, int, int], np.dtype]:
-    try:
-        version = np.lib.format.read_magic(file)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise ValueError(f"format version {version}")
-        shape, fortran_order, dtype = readers[version](file)
-    except ValueError as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"{path}: no readable .npy array ({reason}); expected one saved by numpy.save") from None
+def _check_layout(header: Header, path: Path) -> None:
+    shape, dtype = header.shape, header.dtype
     if dtype not in (np.float16, np.float32):
         raise InputError(f"{path}: found dtype {dtype}, expected float32 or float16")
     if len(shape) != 3 or 0 in shape:
         raise InputError(f"{path}: found shape {shape}, expected (rows, regions, img_dim)")
-    if fortran_order:
+    if header.fortran_order:
         raise InputError(f"{path}: found Fortran order, expected C order; save it again with numpy.ascontiguousarray")
-    return shape, dtype
 
 
 def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    try:
-        mask = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, EOFError):
-        raise InputError(f"{path}: no readable .npy array; expected one saved by numpy.save") from None
-    if getattr(mask, "shape", None) != shape or mask.dtype != np.bool_:
-        found = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else "an archive"
-        raise InputError(f"{path}: found {found}, expected bool {shape} as in the features file")
+    mask = map_array(path)
+    if mask.shape != shape or mask.dtype != np.bool_:
+        raise InputError(f"{path}: found {mask.dtype} {mask.shape}, expected bool {shape} as in the features file")
+    mask = np.array(mask)
     empty = np.flatnonzero(~mask.any(1))
     if len(empty):
         raise InputError(f"{path}, row {empty[0]}: no real region; every image needs at least one")

@@ -19,6 +19,7 @@ from lib.datasets.regions import RegionFeatures
 from lib.datasets.splits import image_rows
 from lib.errors import InputError
 from lib.files import read_ids
+from lib.npy_files import map_array
 
 
 class SingleImages:
@@ -30,7 +31,7 @@ class SingleImages:
 
     def __init__(self, path: Path, img_dim: int, model: Path, limits: ImageLimits = DEFAULT_LIMITS):
         self.path, self.limits = path, limits
-        self.array = read_array(path, "features")
+        self.array = map_array(path)
         self.shape = self.array.shape
         if len(self.shape) not in (2, 3) or 0 in self.shape:
             raise InputError(f"{path}: found shape {self.shape}, expected (R, {img_dim}) or (N, R, {img_dim})")
@@ -73,7 +74,7 @@ class SingleImages:
         path = path or beside(self.path, "boxes")
         if path is None:
             return None
-        boxes = read_array(path, "boxes")
+        boxes = map_array(path)
         every = *self.shape[:-1], 4
         if boxes.shape not in (every, every[-2:]):
             raise InputError(f"{path}: found shape {boxes.shape}, expected {every} as the features have")
@@ -113,16 +114,3 @@ def beside(features: Path, kind: str) -> Path | None:
     stem = features.name.removesuffix("_ims.npy")
     path = features.with_name(f"{stem}_{kind}.npy")
     return path if stem != features.name and path.is_file() else None
-
-
-def read_array(path: Path, what: str) -> np.ndarray:
-    """A memory-mapped .npy array of numbers; InputError for anything else."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, EOFError):
-        array = None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise InputError(f"{path}: no readable .npy array of numbers; expected {what} saved by numpy.save")
-    return array

@@ -20,10 +20,10 @@ from lib.encoders.word_vectors import read_word_vectors
 from lib.evaluation.cxc_csv import read_pairs
 from lib.evaluation.results import load_scores, save_results
 from lib.files import read_ids, read_json
+from lib.npy_files import map_array
 from lib.pytorch_files import read_file
 from lib.tools.prepare.karpathy import read_karpathy
 from lib.tools.prepare.sources import read_records
-from lib.tools.single import read_array
 from lib.vocabulary import read_vocabulary
 from tests.checkpoint.layouts import released_content, small_model
 from tests.tools.prepare.test_regions import bua_row, lxmert_row, write_lines, write_npz
@@ -109,7 +109,7 @@ READERS = {
     "checkpoint of ours": Reader("a.pth", _save_ours, _read_ours, CHECKED),
     "released checkpoint": Reader("a.tar", partial(_save, content=partial(released_content, "vse_infty")),
                                   _read_ours, CHECKED),
-    "saved matrix": Reader("a.npy", _save_matrix, _read_matrix, BINARY),
+    "saved matrix": Reader("a.npy", _save_matrix, _read_matrix, CHECKED),
     "what a saved matrix is of": Reader("a.json", _save_matrix, _read_matrix, OPTIONAL),
     "matrix as text": Reader("a.txt", lambda path: np.savetxt(path, _matrix()), _read_matrix, TEXT),
     "pickled matrix": Reader("a.npy", _pickle_matrix, _read_matrix, BINARY),
@@ -117,7 +117,7 @@ READERS = {
                               lambda path: RegionFeatures(path).rows(range(4)), BINARY),
     "region mask": Reader("a_mask.npy", _save_mask,
                           lambda path: RegionFeatures(path.with_name("ims.npy"), path).mask, BINARY),
-    "boxes": Reader("a_boxes.npy", lambda path: np.save(path, _features()), lambda path: read_array(path, "b"), BINARY),
+    "boxes": Reader("a_boxes.npy", lambda path: np.save(path, _features()), map_array, BINARY),
     "regions as .npz": Reader("1.npz", lambda path: write_npz(path.parent, 1, 1),
                              lambda path: _records(path, None), CHECKED),
     "regions as TSV": Reader("a.tsv", lambda path: write_lines(path, [bua_row(1), lxmert_row(2, 2)]),

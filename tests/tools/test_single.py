@@ -79,7 +79,7 @@ def test_a_file_of_several_rows_asks_which_and_one_of_a_single_row_does_not(tmp_
         (np.zeros(D, np.float32), f"found shape ({D},), expected (R, {D}) or (N, R, {D})"),
         (np.zeros((2, 2, R, D), np.float32), f"found shape (2, 2, {R}, {D})"),
         (np.zeros((0, D), np.float32), f"found shape (0, {D})"),
-        (np.array([["a"]]), "no readable .npy array of numbers; expected features saved by numpy.save"),
+        (np.array([["a"]]), "no readable .npy array of numbers, found <U1; save it with numpy.save"),
         (np.zeros((N, R, D), np.int64), "found dtype int64, expected float32 or float16"),
     ],
 )
@@ -108,10 +108,10 @@ def test_files_that_are_not_there_or_no_array_are_refused(tmp_path, features):
     (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-1])
     for name, message in (
         ("none.npy", "cannot be read"),
-        ("text.npy", "no readable .npy array of numbers"),
-        ("archive.npz", "no readable .npy array of numbers"),
-        ("pickled.npy", "no readable .npy array of numbers"),
-        ("cut.npy", "no readable .npy array of numbers"),
+        ("text.npy", "no readable .npy array (the magic string is not correct"),
+        ("archive.npz", "no readable .npy array (the magic string is not correct"),
+        ("pickled.npy", "no readable .npy array of numbers, found object"),
+        ("cut.npy", "truncated, "),
     ):
         with refused(f"{tmp_path / name}: {message}"):
             opened(tmp_path / name)

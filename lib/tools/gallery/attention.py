@@ -17,12 +17,12 @@ from lib.errors import InputError
 from lib.evaluation.results import checkpoint_hash
 from lib.evaluation.saved import Saved, Setting
 from lib.model import reads
+from lib.npy_files import map_array
 from lib.parallel import Runner, visible_devices
 from lib.similarity.head import SimilarityHead
 from lib.tools.gallery.page import Gallery
 from lib.tools.picture import draw_picture, save_picture
 from lib.tools.scoring import Candidate, word_rows
-from lib.tools.single import read_array
 from lib.tools.words import as_written, is_word
 
 DPI = 80
@@ -94,7 +94,7 @@ class Attention:
         words, rows = word_rows(self.runner, candidate, self.inputs.captions, caption)
         boxes = None
         if not self.grid and split.files.boxes:
-            every, expected = read_array(split.files.boxes, "boxes"), (*split.features.shape[:2], 4)
+            every, expected = map_array(split.files.boxes), (*split.features.shape[:2], 4)
             if every.shape != expected:
                 raise InputError(f"{split.files.boxes}: found shape {every.shape}, expected {expected} as the features")
             boxes = every[split.rows[image]][candidate.image.real]

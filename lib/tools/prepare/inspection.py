@@ -12,6 +12,7 @@ from lib.datasets.images import ImageFolder
 from lib.datasets.layout import SplitFiles, find_split
 from lib.datasets.splits import Split, open_split
 from lib.errors import InputError
+from lib.npy_files import map_array
 
 RAW, REGIONS = "raw images", "region features"  # the two ways to run on a split
 SAMPLED_ROWS = 64  # feature rows read for NaN and zeros, spread evenly
@@ -85,8 +86,9 @@ def _look_at_features(split: Split) -> Iterator[str]:
 
 def _look_at_boxes(path: Path, expected: tuple[int, ...]) -> Iterator[str]:
     try:
-        found = f"shape {np.load(path, mmap_mode='r', allow_pickle=False).shape}"
-    except (OSError, ValueError, EOFError) as error:
-        found = f"not a readable .npy file ({error})"
-    if found != f"shape {expected}":
-        yield f"{path}: {found}, expected {expected}; pictures can't be drawn"
+        shape = map_array(path).shape
+    except InputError as error:
+        yield f"{error}; pictures can't be drawn"
+    else:
+        if shape != expected:
+            yield f"{path}: shape {shape}, expected {expected}; pictures can't be drawn"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import binascii
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.errors import InputError, shown
+from lib.npy_files import array_of, opened
 
 TSV_COLUMNS = {
     "bua-tsv": "image_id image_w image_h num_boxes boxes features".split(),
     "lxmert-tsv": "img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features".split(),
 }
 FORMATS = (*TSV_COLUMNS, "npz")
+NPZ_KEYS = ("x", "bbox", "num_bbox", "image_h", "image_w")
+MOST_BYTES = 64 << 20  # of an array of one image, unpacked
 LONGEST_LINE = 64 << 20  # bytes; a line of 100 boxes of 2048 numbers has 1.1 million
 
 
@@ -142,19 +144,31 @@ def _floats(row: dict[str, bytes], column: str, count: int, size: int, where: st
 
 def _decode_npz(path: Path, img_dim: int) -> Regions:
     try:
-        with np.load(path, allow_pickle=False) as arrays:  # the pickled `info` is never read
-            x, bbox = arrays["x"], arrays["bbox"]
-            count, height, width = (int(arrays[name]) for name in ("num_bbox", "image_h", "image_w"))
-    except KeyError as error:
-        raise InputError(f"{path}: {error.args[0]}; expected keys x, bbox, num_bbox, image_h, image_w") from None
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a readable .npz file ({error}); extract its features again") from None
+        with opened(path) as file, zipfile.ZipFile(file) as archive:  # the pickled `info` is never read
+            if archive.infolist()[0].header_offset:
+                raise ValueError("other bytes stand in front of the archive")
+            x, bbox, *numbers = (_member(archive, name, path) for name in NPZ_KEYS)
+            count, height, width = map(int, numbers)
+    except InputError:
+        raise
+    except Exception as error:  # whatever damaged archives provoke
+        reason = shown(str(error) or type(error).__name__)
+        raise InputError(f"{path}: not a readable .npz file ({reason}); extract its features again") from None
     if count < 1 or x.shape != (count, img_dim) or bbox.shape != (count, 4):
         raise InputError(
             f"{path}: x is {x.shape} and bbox {bbox.shape}, expected ({count}, {img_dim}) and ({count}, 4): "
             "num_bbox (at least 1) x --img_dim"
         )
     return Regions(width, height, _finite(bbox, "bbox", path), _finite(x, "x", path))
+
+
+def _member(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+    """One array of an archive, whose checksum is checked; InputError where there is none, or one of absurd size."""
+    if f"{name}.npy" not in archive.namelist():
+        raise InputError(f"{path}: {name} is missing; expected keys {', '.join(NPZ_KEYS)}")
+    if archive.getinfo(f"{name}.npy").file_size > MOST_BYTES:
+        raise InputError(f"{path}: {name} is longer than {MOST_BYTES:,} bytes; not the regions of one image")
+    return array_of(archive.read(f"{name}.npy"), f"{path}: {name}")
 
 
 def _finite(values: np.ndarray, name: str, where: str | Path) -> np.ndarray:

@@ -104,8 +104,8 @@ def test_captions_written_as_python_bytes_are_counted(data):
     [
         (np.zeros((3, 4, 4), np.float32), None),
         (np.zeros((3, 3, 4), np.float32), r"shape \(3, 3, 4\), expected \(3, 4, 4\); pictures can't be drawn"),
-        (np.array([{}], object), "not a readable .npy file"),
-        (b"half a", "not a readable .npy file"),
+        (np.array([{}], object), "no readable .npy array of numbers, found object.*; pictures can't be drawn"),
+        (b"half a", "no readable .npy array .*; pictures can't be drawn"),
     ],
 )
 def test_boxes_that_do_not_fit_the_features_are_odd(data, content, found):

@@ -145,7 +145,7 @@ def test_an_empty_file_and_one_that_is_no_text_are_named(tmp_path, monkeypatch):
     [
         ({"x": np.zeros((BOXES, 5), np.float32)}, "x is (3, 5) and bbox (3, 4), expected (3, 8) and (3, 4)"),
         ({"num_bbox": 2}, "x is (3, 8) and bbox (3, 4), expected (2, 8) and (2, 4)"),
-        ({"x": np.array([{}], object)}, "not a readable .npz file"),
+        ({"x": np.array([{}], object)}, "x: no readable .npy array of numbers, found object"),
         ({"bbox": np.full((BOXES, 4), np.inf, np.float32)}, "bbox holds NaN or infinite values"),
     ],
 )
