@@ -197,11 +197,12 @@ def test_check_counts_ids_without_a_mapping(tmp_path):
 
 
 def test_check_reads_names_only_and_each_folder_once(folder, monkeypatch):
-    listed, scandir = [], os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
-    monkeypatch.setattr(os, "stat", None)
-    monkeypatch.setattr(Image, "open", None)
-    folder.check()
+    listed, listdir = [], os.listdir
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", lambda path: listed.append(str(path)) or listdir(path))
+        patch.setattr(os, "stat", None)
+        patch.setattr(Image, "open", None)
+        folder.check()
     assert len(listed) == len(set(listed)) == 2
 
 
