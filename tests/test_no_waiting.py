@@ -29,6 +29,9 @@ from tests.helpers import HEADS, IMG_DIM, small_config
 
 CUDA = torch.device("cuda", 0)
 LENGTHS = np.array([5, 9, 4, 9, 7, 3])
+PARTS = [*((head, False, precision) for head in HEADS for precision in ("float32", "bf16"))]
+PARTS += [("esl_a", True, "float32"), ("esl_h", True, "bf16"), ("vse_infty", True, "float32")]
+of_every_head_and_encoder = pytest.mark.parametrize(("similarity", "grid", "precision"), PARTS)
 
 
 class CopiesDoNotWait(TorchDispatchMode):
@@ -77,9 +80,7 @@ def batch_of(grid: bool) -> SimpleNamespace:
     )
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("grid", [False, True])
-@pytest.mark.parametrize("similarity", HEADS)
+@of_every_head_and_encoder
 def test_a_training_step_waits_for_no_value_of_the_gpu(gpu, similarity, grid, precision):
     model, loss = model_on_gpu(similarity, grid).train(), HingeTriplet()
     optimizer = build_optimizer(model, loss, "adam", 1e-3)
@@ -90,16 +91,15 @@ def test_a_training_step_waits_for_no_value_of_the_gpu(gpu, similarity, grid, pr
     assert all(p.grad is not None and p.grad.device == CUDA for p in model.similarity.parameters())
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("grid", [False, True])
-@pytest.mark.parametrize("similarity", HEADS)
+@of_every_head_and_encoder
 def test_the_scores_of_a_split_are_read_once_from_the_gpu(gpu, similarity, grid, precision):
     batch = batch_of(grid)
     runner = Runner(model_on_gpu(similarity, grid).eval(), [CUDA], precision)
     with CopiesDoNotWait():
         tiles, _ = scoring.encode_images(runner, [batch.images] * 2, 2 * len(LENGTHS), vectors=False)
         captions, _ = scoring.encode_captions(runner, [(np.arange(len(LENGTHS)), batch.captions)], 6, vectors=False)
-        matrix = scoring._matrix(runner, tiles, captions)
+        matrix = scoring._room_for_scores(2 * len(LENGTHS), 6)
+        scoring._score(runner, tiles, captions, matrix)
     assert matrix.shape == (12, 6) and matrix.device.type == "cpu"
 
 
