@@ -18,6 +18,7 @@ from torch import Tensor
 from lib.archives import Damaged, check_sums, stored_members
 from lib.errors import InputError, shown
 from lib.pickles import MOST_BYTES, names_in, values_in
+from lib.safetensors_files import begins, read_safetensors
 
 _BEGINNINGS = {
     b"<": "a web page; the download went wrong, repeat it",
@@ -71,7 +72,7 @@ _NAMES = re.compile(
 
 
 def read_file(path: str | Path, vouched=lambda content: False) -> object:
-    """The content of a PyTorch file (zip or legacy form) on the CPU.
+    """The content of a PyTorch file (zip or legacy form), or of a safetensors file, on the CPU.
 
     Only tensors, plain values, argparse.Namespace, AllConfig and numpy numbers (which become Python's) are built. The
     members of a zip file are checked against their CRC-32, its tensors not where the content is `vouched` for by
@@ -84,7 +85,7 @@ def read_file(path: str | Path, vouched=lambda content: False) -> object:
         if beginning.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(path) as archive:
                 return _read_archive(path, archive, vouched)
-        return _read_legacy(path, beginning)
+        return read_safetensors(path) if begins(beginning) else _read_legacy(path, beginning)
     except InputError:
         raise
     except Exception as error:  # whatever random or hostile bytes provoke in the reader

@@ -7,6 +7,23 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from lib.errors import InputError, listed
+from lib.safetensors_files import METADATA
+
+
+def state_dict_of(content: object, where: str) -> dict[str, object]:
+    """The state dict in a weight file's content, itself or under "state_dict" or "model", without "module." in front.
+
+    Raises InputError that begins with `where` for anything else, and for a key with "module." that is there without.
+    """
+    for name in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{where}: holds a {type(content).__name__}, expected a state dict")
+    named = {str(key).removeprefix("module."): value for key, value in content.items() if key != METADATA}
+    if len(named) < len(content.keys() - {METADATA}):
+        raise InputError(f"{where}: holds a key twice, with and without 'module.'; expected a state dict")
+    return named
 
 
 def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], where: str, named=str, may_lack=lambda key: False):

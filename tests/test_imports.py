@@ -36,6 +36,7 @@ LAYERS = [  # from the top; the longest matching name counts
         "lib.archives",
         "lib.pickles",
         "lib.npy_files",
+        "lib.safetensors_files",
         "lib.machine",
     ],
 ]

@@ -12,7 +12,6 @@ ELSEWHERE = {  # a module → the file that tests it, as CONTRIBUTING.md says
     "archives.py": "attack/test_archives.py",
     "checkpoint/__init__.py": "test_shell.py",
     "checkpoint/__main__.py": "checkpoint/test_cli.py",
-    "checkpoint/files.py": "checkpoint/test_released.py",
     "checkpoint/formats.py": "checkpoint/test_cli.py",
     "checkpoint/vse_files.py": "checkpoint/test_released.py",
     "checkpoint/zero_shot.py": "test_train_clip.py",

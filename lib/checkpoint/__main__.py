@@ -1,4 +1,4 @@
-"""Command line: convert a checkpoint between our format and the released layout, or say what a file is."""
+"""Command line: convert a checkpoint to our format, a released layout or safetensors, or say what a file is."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from lib.checkpoint.formats import FORMATS
 from lib.command_line import Parser, existing, script
 from lib.errors import InputError
 
+_WRITTEN = {"ours": "our format", "safetensors": "safetensors, its configuration in the metadata"}
 _BERT_HELP = (
-    "folder of a BERT configuration that fits the weights of a released file, for the number of attention heads "
-    "(default: heads of 64, as in every BERT release)"
+    "folder or hub name of a BERT configuration that fits the weights of a released file, for the number of attention "
+    "heads (default: heads of 64, as in every BERT release)"
 )
 
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="python -m lib.checkpoint", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
-    change = commands.add_parser("convert", help="write a checkpoint in the other format")
+    change = commands.add_parser("convert", help="write a checkpoint in another format")
     change.add_argument("source", metavar="IN", type=existing, help="checkpoint: our own or a released one")
     change.add_argument("target", metavar="OUT", help="the file that is written")
     change.add_argument("--to", choices=FORMATS, required=True, help="the format of OUT")
     show = commands.add_parser("show", help="say what a checkpoint is")
     show.add_argument("source", metavar="FILE", type=existing, help="checkpoint: our own or a released one")
     for command in (change, show):
-        command.add_argument("--bert_path", metavar="DIR", help=_BERT_HELP)
+        command.add_argument("--bert_path", metavar="DIR|NAME", help=_BERT_HELP)
     return top
 
 
@@ -34,12 +35,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     args = parser().parse_args(argv)
     from lib.checkpoint import convert, read_checkpoint
+    from lib.checkpoint.files import checkpoint_file
     from lib.checkpoint.loading import check_complete
-    from lib.encoders.bert import load_bert_config
+    from lib.encoders.bert import bert_values, load_bert_config
 
-    if args.bert_path:
-        load_bert_config(args.bert_path)  # says now what is wrong with it
-    paths = {"bert_path": args.bert_path}
+    paths = {} if args.bert_path is None else {"bert_values": bert_values(load_bert_config(args.bert_path))}
+    args.source = checkpoint_file(args.source)
     if args.command == "show":
         checkpoint = read_checkpoint(args.source, paths)
         check_complete(checkpoint)
@@ -49,9 +50,10 @@ def main(argv=None) -> None:
         raise InputError(f"{args.target}: is IN as well; name another file for OUT")
     checkpoint = convert(args.source, args.target, args.to, paths)
     print(f"{args.source}: {checkpoint.description}")
-    print(f"{args.target}: written in {'our format' if args.to == 'ours' else 'the released layout'}")
+    layout = _WRITTEN.get(args.to, "the released layout")
+    print(f"{args.target}: written in {layout}")
     if args.to != "ours" and checkpoint.optimizer:
-        print("the state of the optimizer has no place in the released layout and was left out")
+        print(f"the state of the optimizer has no place in {layout.partition(',')[0]} and was left out")
 
 
 def _lines(checkpoint) -> list[str]:

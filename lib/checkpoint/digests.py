@@ -28,7 +28,8 @@ def digests(content: Any) -> dict[str, int]:
             tensors[place] = value
             return str(value.dtype), tuple(value.shape)
         if isinstance(value, dict):
-            return [(key, described(item, f"{place}.{key}" if place else str(key))) for key, item in value.items()]
+            items = sorted(value.items(), key=lambda pair: ascii(pair[0]))  # in whatever order they were written
+            return [(key, described(item, f"{place}.{key}" if place else str(key))) for key, item in items]
         if isinstance(value, list | tuple):
             return type(value).__name__, [described(item, f"{place}.{i}") for i, item in enumerate(value)]
         return value

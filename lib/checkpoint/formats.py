@@ -30,4 +30,5 @@ FORMATS = {
     "released_bigru": _of("lib.checkpoint.released_bigru"),
     "released_clip": _of("lib.checkpoint.released_clip"),
     "released": _of("lib.checkpoint.released"),
+    "safetensors": _of("lib.checkpoint.exported"),
 }

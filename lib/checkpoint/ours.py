@@ -48,11 +48,16 @@ def write(path: str | Path, checkpoint: Checkpoint) -> None:
 @contextlib.contextmanager
 def written(path: str | Path, checkpoint: Checkpoint):
     """A Checkpoint that is whole on the disk when the block begins, and takes its place at `path` when it ends."""
-    entries = {name: getattr(checkpoint, name) for name in KINDS} | {"config": dataclasses.asdict(checkpoint.config)}
-    content = sealed(plain_tensors({"format": FORMAT, "version": VERSION, **entries}))
+    content = sealed(content_of(checkpoint))
     with atomic_write(path) as temporary:
         _save(content, temporary, path)
         yield
+
+
+def content_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a file holds of a Checkpoint, beside its digests: plain values and tensors."""
+    entries = {name: getattr(checkpoint, name) for name in KINDS} | {"config": dataclasses.asdict(checkpoint.config)}
+    return plain_tensors({"format": FORMAT, "version": VERSION, **entries})
 
 
 def write_content(path: str | Path, content: Any) -> None:

@@ -114,7 +114,7 @@ def read_parts(
     opt = content.get("opt")
     settings = vars(opt) if isinstance(opt, argparse.Namespace) else opt if isinstance(opt, dict) else {}
     settings = {str(name): plain_tensors(value) for name, value in settings.items()}
-    bert = local_bert_values(paths.get("bert_path"))
+    bert = paths.get("bert_values") or local_bert_values(paths.get("bert_path"))
     return Checkpoint(
         config=derived_config(Weights(model, path, layout.name_of), similarity, grid, settings, bert),
         model=model,

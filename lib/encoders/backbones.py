@@ -15,9 +15,9 @@ from torchvision.models import ResNet, ResNet152_Weights, resnet101, resnet152, 
 
 from lib.encoders import SOURCES
 from lib.encoders.resnet import caffe_style, tiny_resnet
-from lib.errors import InputError
+from lib.errors import InputError, listed
 from lib.pytorch_files import read_file
-from lib.weights import load_strictly
+from lib.weights import load_strictly, state_dict_of
 
 CHANNELS = 2048  # of every backbone's feature map
 
@@ -103,10 +103,10 @@ class Backbone(nn.Module):
 def build_backbone(source: str, backbone_path: str | Path | None = None, pretrained: bool = True) -> Backbone:
     """Build the backbone `source` (one of SOURCES) with its published weights, every stage trainable.
 
-    `backbone_path` names a local weight file: {"base", "top"} of state dicts for the detector, which has no default; a
-    plain torchvision state dict for the others, which otherwise download theirs. `pretrained=False` leaves the weights
-    random, for a checkpoint to fill in. "tiny" always has random weights. Raises InputError for a missing, wrong or
-    incomplete file.
+    `backbone_path` names a local weight file, of PyTorch or safetensors: {"base", "top"} of state dicts (or keys that
+    begin so) for the detector, which has no default; a torchvision state dict for the others, which otherwise download
+    theirs. `pretrained=False` leaves the weights random, for a checkpoint to fill in. "tiny" always has random weights.
+    Raises InputError for a missing, wrong or incomplete file.
     """
     if source not in _NETWORKS:
         raise InputError(f"backbone_source {source!r}: expected one of {', '.join(SOURCES)}")
@@ -149,21 +149,25 @@ def _download(url: str, source: str):
 
 def _torchvision_names(content, source: str, origin: str) -> dict[str, Tensor]:
     """Rename the content of a weight file to torchvision's names, without the classifier and `module.` prefixes."""
-    is_detector = isinstance(content, Mapping) and set(content) == {"base", "top"}
-    is_detector = is_detector and all(isinstance(part, Mapping) for part in content.values())
-    if source == "detector" and is_detector:
-        weights = {}
-        for part, names in _DETECTOR_NAMES.items():
-            for key, value in content[part].items():
-                number, _, rest = str(key).removeprefix("module.").partition(".")
-                weights[f"{names[number]}.{rest}" if number in names else f"{part}.{key}"] = value
-        return weights
-    if source != "detector" and isinstance(content, Mapping) and not is_detector:
-        renamed = {str(key).removeprefix("module."): value for key, value in content.items()}
-        return {key: value for key, value in renamed.items() if key not in ("fc.weight", "fc.bias")}
-    expected = 'two state dicts under "base" and "top"' if source == "detector" else "a plain torchvision state dict"
-    found = f"keys {', '.join(map(str, list(content)[:3]))}" if isinstance(content, Mapping) else type(content).__name__
-    raise InputError(
-        f"{origin}: expected {expected} for backbone_source {source}, found {found}; "
-        "name the right file with --backbone_path"
-    )
+    weights = state_dict_of(content, origin)
+    for part in _DETECTOR_NAMES:
+        if isinstance(inside := weights.pop(part, None), Mapping):
+            weights |= {f"{part}.{key}": value for key, value in state_dict_of(inside, origin).items()}
+    is_detector = {key.partition(".")[0] for key in weights} == set(_DETECTOR_NAMES)
+    if is_detector != (source == "detector"):
+        detectors, others = 'two state dicts under "base" and "top"', "a plain torchvision state dict"
+        expected = detectors if source == "detector" else others
+        found = "base, top" if is_detector else listed(list(weights)) or "none"
+        raise InputError(
+            f"{origin}: expected {expected} for backbone_source {source}, found keys {found}; "
+            "name the right file with --backbone_path"
+        )
+    if is_detector:
+        return {_from_detector(key): value for key, value in weights.items()}
+    return {key: value for key, value in weights.items() if key not in ("fc.weight", "fc.bias")}
+
+
+def _from_detector(key: str) -> str:
+    part, number, rest = (key.split(".", 2) + ["", ""])[:3]
+    name = _DETECTOR_NAMES[part].get(number)
+    return f"{name}.{rest}" if name else key

@@ -30,7 +30,7 @@ from lib.encoders.stages import fix_stages, in_stages
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
 from lib.pytorch_files import read_file
-from lib.weights import load_strictly
+from lib.weights import load_strictly, state_dict_of
 
 
 class ClipImageEncoder(ImageEncoder):
@@ -175,8 +175,8 @@ def load_clip(clip_path: str | Path) -> CLIPModel:
 def _openai_weights(path: str | Path) -> dict[str, Tensor]:
     """CLIP's tensors of a file: a state dict, or one under "state_dict" beside others' tensors, as released."""
     content = read_file(path)
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    state = {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    state = state_dict_of(content, f"--clip_path {path}")
+    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     of_clip = {key.removeprefix("clip."): value for key, value in state.items() if key.startswith("clip.")}
     numbers = ("input_resolution", "context_length", "vocab_size")  # which OpenAI's own files add
     return {key: value for key, value in (of_clip or state).items() if key not in numbers}

@@ -16,6 +16,7 @@ import numpy as np
 from lib.alignment import Way
 from lib.arguments import image_limits, machine_paths
 from lib.checkpoint import load_model, read_checkpoint
+from lib.checkpoint.files import checkpoint_file
 from lib.checkpoint.zero_shot import save_zero_shot
 from lib.datasets import data_set
 from lib.datasets.inputs import open_inputs
@@ -183,9 +184,9 @@ def write_outputs(args: argparse.Namespace, one: Evaluated) -> None:
 def output_places(args: argparse.Namespace) -> dict[Path, tuple[Path, str]]:
     """The folder of each checkpoint's results, and what is added to their names where checkpoints share a folder.
 
-    Raises InputError for a folder that can't be written.
+    Raises InputError for a folder of several checkpoints, and for one that can't be written.
     """
-    paths = [Path(path) for path in args.model_path]
+    paths = [checkpoint_file(path) for path in args.model_path]
     folders = [Path(args.output) if args.output else path.parent for path in paths]
     for folder in folders:
         check_writable(folder, "--output")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.checkpoint import convert, read_checkpoint, save_checkpoint
 from lib.datasets.captions import read_captions
 from lib.datasets.layout import read_id_mapping
 from lib.datasets.regions import RegionFeatures
@@ -22,6 +22,7 @@ from lib.evaluation.results import load_scores, save_results
 from lib.files import read_ids, read_json
 from lib.npy_files import map_array
 from lib.pytorch_files import read_file
+from lib.safetensors_files import write_safetensors
 from lib.tools.prepare.karpathy import read_karpathy
 from lib.tools.prepare.sources import read_records
 from lib.vocabulary import read_vocabulary
@@ -55,6 +56,11 @@ def _save(path: Path, content: Callable[[], Any] = _content, legacy: bool = Fals
 
 def _save_ours(path: Path) -> None:
     save_checkpoint(path, small_model("vse_infty"), epoch=3, step=99, settings={"val_split": "dev", "margin": 0.2})
+
+
+def _export(path: Path) -> None:
+    _save_ours(path.with_name("ours.pth"))
+    convert(path.with_name("ours.pth"), path, "safetensors")
 
 
 def _read_ours(path: Path) -> dict[str, Any]:
@@ -109,6 +115,9 @@ READERS = {
     "checkpoint of ours": Reader("a.pth", _save_ours, _read_ours, CHECKED),
     "released checkpoint": Reader("a.tar", partial(_save, content=partial(released_content, "vse_infty")),
                                   _read_ours, CHECKED),
+    "checkpoint as safetensors": Reader("a.safetensors", _export, _read_ours, CHECKED),
+    "safetensors": Reader("a.safetensors", lambda path: write_safetensors(path, {"a": torch.arange(9.0)}, {}),
+                          read_file, BINARY),
     "saved matrix": Reader("a.npy", _save_matrix, _read_matrix, CHECKED),
     "what a saved matrix is of": Reader("a.json", _save_matrix, _read_matrix, OPTIONAL),
     "matrix as text": Reader("a.txt", lambda path: np.savetxt(path, _matrix()), _read_matrix, TEXT),

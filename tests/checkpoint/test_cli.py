@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from transformers import BertConfig
 
 from lib.checkpoint import convert, read_checkpoint, save_checkpoint
 from lib.checkpoint.__main__ import main
@@ -79,12 +80,36 @@ def test_bert_path_tells_the_attention_heads(released, tmp_path, capsys):
     assert "--bert_path" in failure(capsys, "show", released, "--bert_path", tmp_path / "absent")
 
 
+def test_a_hub_name_tells_the_attention_heads_as_its_folder_does(released, tmp_path, capsys, monkeypatch):
+    hub = {"someone/bert": ({**BERT, "num_attention_heads": 8, "model_type": "bert"}, {})}
+    monkeypatch.setattr(BertConfig, "get_config_dict", lambda name, **_: hub[name])
+    main(["convert", str(released), str(tmp_path / "ours.pth"), "--to", "ours", "--bert_path", "someone/bert"])
+    assert read_checkpoint(tmp_path / "ours.pth").config.text_options["num_attention_heads"] == 8
+
+
+def test_a_folder_without_a_configuration_is_no_bert(released, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", ""):
+        assert "--bert_path" in failure(capsys, "show", released, "--bert_path", path)
+
+
+def test_a_checkpoint_is_written_as_safetensors_and_read_back(tmp_path, capsys):
+    model = small_model("vse_infty")
+    save_checkpoint(tmp_path / "ours.pth", model, torch.optim.SGD(model.parameters(), lr=0.1), epoch=3, chosen_on="dev")
+    main(["convert", str(tmp_path / "ours.pth"), str(tmp_path / "a.safetensors"), "--to", "safetensors"])
+    printed = capsys.readouterr().out
+    assert "written in safetensors, its configuration in the metadata" in printed and "optimizer" in printed
+    main(["show", str(tmp_path / "a.safetensors")])
+    assert "a.safetensors: VSE∞, region features, BERT, embed_size 16" in capsys.readouterr().out
+
+
 def test_errors_are_one_line_and_exit_code_2(released, tmp_path, capsys):
     assert failure(capsys, "show", tmp_path / "absent.pth").count("\n") == 1
     assert "name another file" in failure(capsys, "convert", released, tmp_path / "." / "released.pth", "--to", "ours")
     assert "--to" in failure(capsys, "convert", released, tmp_path / "b.pth", "--to", "theirs")
     with pytest.raises(
-        InputError, match="^--to is 'theirs', expected one of ours, released_bigru, released_clip, released$"
+        InputError,
+        match="^--to is 'theirs', expected one of ours, released_bigru, released_clip, released, safetensors$",
     ):
         convert(released, tmp_path / "b.pth", "theirs")
 

@@ -8,6 +8,7 @@ import urllib.error
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from lib.encoders import backbones
@@ -223,6 +224,32 @@ def test_plain_state_dicts_load_and_their_classifier_is_ignored(tmp_path, tiny_n
     assert torch.equal(build_backbone(source, tmp_path / "weights.pth")(images), trained(images))
 
 
+def _flat(content: dict) -> dict:
+    return {f"{part}.{key}": value for part, weights in content.items() for key, value in weights.items()}
+
+
+@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "module", "safetensors"])
+@pytest.mark.parametrize("source", ["detector", "wsl"])
+def test_weights_load_whatever_they_are_wrapped_in(form, source, tmp_path, tiny_networks):
+    trained, images, path = _tiny(), torch.randn(1, 3, 64, 64), tmp_path / "weights.any"
+    content = _write_detector(trained, path) if source == "detector" else trained.state_dict()
+    if form == "safetensors":
+        save_file(_flat(content) if source == "detector" else content, path)
+    else:
+        flat = _flat(content) if source == "detector" and form == "module" else content
+        wrapped = {"state_dict": {"state_dict": content, "epoch": 3}, "model": {"model": content, "optimizer": {}},
+                   "module": {"state_dict": {f"module.{key}": value for key, value in flat.items()}}}  # fmt: skip
+        torch.save(wrapped.get(form, content), path)
+    assert torch.equal(build_backbone(source, path)(images), trained(images))
+
+
+def test_a_key_with_and_without_module_is_refused(tmp_path, tiny_networks):
+    content = _tiny().state_dict()
+    torch.save(content | {"module.conv1.weight": content["conv1.weight"] + 1}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match="a key twice, with and without 'module.'"):
+        build_backbone("wsl", tmp_path / "weights.pth")
+
+
 def test_files_without_batch_counters_load(tmp_path, tiny_networks):
     trained = _tiny()
     content = {key: value for key, value in trained.state_dict().items() if not key.endswith("num_batches_tracked")}
@@ -259,7 +286,7 @@ def test_a_file_of_another_backbone_is_refused(tmp_path, tiny_networks):
     with pytest.raises(InputError, match='under "base" and "top".*found keys conv1.weight'):
         build_backbone("detector", path)
     torch.save(torch.zeros(3), path)
-    with pytest.raises(InputError, match="found Tensor"):
+    with pytest.raises(InputError, match="holds a Tensor, expected a state dict"):
         build_backbone("imagenet_res152", path)
 
 

@@ -39,13 +39,14 @@ class Attention:
             raise InputError(f"--pictures needs a whole matrix; {saved.path} holds folds")
         self.scores, info, path = saved.folds[0], saved.info or {}, args.model_path
         if path is None:
-            if not info.get("checkpoint"):
+            name = info.get("checkpoint")
+            if not isinstance(name, str) or Path(name).name != name:
                 raise InputError(
                     f"--pictures: no JSON file beside {saved.path} names its checkpoint; give --model_path"
                 )
-            path = saved.path.with_name(info["checkpoint"])
+            path = saved.path.with_name(name)
         checkpoint = read_checkpoint(path, machine_paths(args))
-        if info.get("checkpoint_hash") not in (None, checkpoint_hash(path)):
+        if info.get("checkpoint_hash") not in (None, checkpoint_hash(checkpoint.path)):
             raise InputError(f"{path}: is not the checkpoint that made {saved.path}; name that one with --model_path")
         model = load_model(checkpoint).eval()
         if type(model.similarity).attention is SimilarityHead.attention:
