@@ -55,6 +55,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     paths = [Path(path) for path in args.matrices]
+    check_distinct(paths)
     weights = check_weights(args.weights, len(paths))
     mean_path, json_path = output_paths(args, paths)
     for output in filter(None, (mean_path, json_path if args.json or args.output else None)):
@@ -112,9 +113,19 @@ def check_weights(weights: list[float] | None, n: int) -> list[float]:
         return [1 / n] * n
     if len(weights) != n:
         raise InputError(f"--weights: {len(weights)} weights for {n} matrices, expected one for each")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or sum(weights) == 0:
-        raise InputError(f"--weights: {' '.join(map(str, weights))}, expected numbers of at least 0 that are not all 0")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
+        raise InputError(
+            f"--weights: {' '.join(map(str, weights))}, expected numbers of at least 0 with a finite sum above 0"
+        )
     return [weight / sum(weights) for weight in weights]
+
+
+def check_distinct(paths: list[Path]) -> None:
+    """InputError for a matrix that is given twice, under whatever name."""
+    names = [path.resolve() for path in paths]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise InputError(f"{paths[number]}: is given twice, so its model would count twice; --weights can do that")
 
 
 def output_paths(args: argparse.Namespace, paths: list[Path]) -> tuple[Path | None, Path | None]:

@@ -12,6 +12,7 @@ from lib.arguments import (
     add_model_arguments,
     add_path_arguments,
     add_training_arguments,
+    check_training,
 )
 from lib.command_line import Parser, command_line, script
 from lib.datasets.layout import precomp_folder
@@ -29,6 +30,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.data_path = args.data_path or f"data/{args.data_name}"
     args.model_name = args.model_name or f"runs/{args.data_name}_{args.similarity}"
     args.logger_name = args.logger_name or os.path.join(args.model_name, "log")
+    check_training(args)
     return args
 
 

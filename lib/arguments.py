@@ -6,23 +6,31 @@ Stands above the model. `model_config` turns flags into a ModelConfig, `machine_
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from lib.command_line import existing, not_negative, positive, workers
-from lib.config import KERNELS, PRECISIONS, ImageLimits, ModelConfig, Option, Part
+from lib.config import EMBED_SIZE, KERNELS, PRECISIONS, ImageLimits, ModelConfig, Option, Part
 from lib.datasets import DATA_NAME
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
-from lib.errors import InputError
+from lib.errors import InputError, shown
 from lib.machine import available_cores
 from lib.similarity import HEADS
 from lib.training import LOSSES, OPTIMIZERS
 from lib.training.schedule import SCHEDULES
+from lib.values import Number
 from lib.vocabulary import vocabulary_file
 
 OUTSIDE_IMAGES = "read images, too, whose path leads out of the image folder: absolute, or with .."
 PRECOMP_ENC_TYPES = {"basic": "regions", "backbone": "grid"}  # as VSE∞ spells them
+# Flags beside the options of rows that have no effect on region features, and on another schedule.
+OF_RAW_IMAGES = (
+    "image_list", "max_pixels", "allow_outside_images", "embedding_warmup_epochs", "backbone_warmup_epochs",
+    "backbone_lr_factor",
+)  # fmt: skip
+OF_SCHEDULE = {"lr_update": "step", "warmup": "cosine"}
 MACHINE_PATHS = ("bert_path", "clip_path", "backbone_path", "vocab_path", "word_vectors")
 
 
@@ -87,7 +95,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     texts = "BERT, a bidirectional GRU on SCAN's words, or CLIP's"
     group.add("text_encoder", default.text_encoder, texts, choices=TEXT_ENCODERS)
     size = "size of the joint space; ESL needs at least kernel_size^8"
-    group.add("embed_size", default.embed_size, size, type=positive(int))
+    group.add("embed_size", default.embed_size, size, type=EMBED_SIZE)
     group.options([*HEADS.values(), *IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()])
 
 
@@ -116,8 +124,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """The training recipe, and where a run writes."""
     group = Group(parser, "training")
     add, count, number = group.add, not_negative(int), not_negative(float)
-    add("num_epochs", 30, "passes over the training captions", type=positive(int))
-    add("batch_size", 128, "image-caption pairs of a step", type=positive(int))
+    add("num_epochs", 30, "passes over the training captions", type=positive(int, 1 << 20))
+    add("batch_size", 128, "image-caption pairs of a step", type=Number(int, 2, 1 << 20))
     chunks = "encode the batch in K chunks to save memory; same loss and gradients, all negatives included"
     add("accumulate", 1, chunks, "K", type=positive(int))
     add("learning_rate", 5e-4, "a pre-trained text encoder gets a tenth of it", type=positive(float))
@@ -125,7 +133,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     given = "learning rate of every pre-trained part, in place of these shares"
     add("pretrained_lr", None, given, type=positive(float))
     add("schedule", "step", "step: by --lr_update; cosine: of every step, after a warm-up", choices=SCHEDULES)
-    add("warmup", 0.1, "cosine: share of all steps in which the learning rate rises", type=number)
+    add("warmup", 0.1, "cosine: share of all steps in which the learning rate rises", type=Number(float, 0, 1))
     adamw = "adam means AdamW; transformers_adamw: the variant with which CLIP-based ESL was trained"
     add("optim", "adam", adamw, choices=OPTIMIZERS)
     losses = "hinge: triplets with the hardest negatives; contrastive: cross-entropy, as CLIP"
@@ -155,6 +163,13 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.switch("reset_start_epoch", "with --resume: take the weights alone and train from epoch 0")
 
 
+def device_name(text: str) -> str:
+    """An argparse type: what a device may be called."""
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not cpu, cuda or cuda:N")
+    return text
+
+
 def add_workers(add: Callable) -> None:
     """The flag of the processes that load data."""
     text = "processes that load data, at most one a core; 0 loads in the main process (default: one a core, at most 8)"
@@ -167,7 +182,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     add_workers(group.group.add_argument)
     add = group.add
     device = "cpu, cuda or cuda:N (default: all visible GPUs, else the CPU); choose GPUs with CUDA_VISIBLE_DEVICES"
-    add("device", None, device)
+    add("device", None, device, type=device_name)
     precision = "tf32: products on a GPU; bf16: encoders in bfloat16, and evaluation's products of all pairs too"
     add("precision", "float32", precision, choices=PRECISIONS)
     kernels = (
@@ -176,19 +191,20 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("kernels", "auto", kernels, choices=KERNELS)
     memory = "limit of the buffers that scoring works in (default: by device)"
-    add("score_memory", None, memory, "MB", type=positive(int))
+    add("score_memory", None, memory, "MB", type=positive(int, 1 << 24))
 
 
 def model_config(args: argparse.Namespace) -> ModelConfig:
     """The configuration that the flags ask for; a flag of a part that was not chosen has no effect, which is said."""
     if args.precomp_enc_type:
         named = PRECOMP_ENC_TYPES[args.precomp_enc_type]
-        if args.image_encoder not in (named, ModelConfig().image_encoder):
+        if "image_encoder" in args.given and args.image_encoder != named:
             raise InputError(
                 f"--precomp_enc_type {args.precomp_enc_type} means --image_encoder {named}, but --image_encoder is "
                 f"{args.image_encoder}; give one of them"
             )
         args.image_encoder = named
+    note_without_effect(args)
     chosen = HEADS[args.similarity], IMAGE_ENCODERS[args.image_encoder], TEXT_ENCODERS[args.text_encoder]
     note_idle_flags(args, chosen, [*HEADS.values(), *IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()])
     similarity, image, text = (given_options(part, args) for part in chosen)
@@ -199,6 +215,34 @@ def loss_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the chosen loss; a flag of another one has no effect, which is said."""
     note_idle_flags(args, [LOSSES[args.loss]], LOSSES.values())
     return given_options(LOSSES[args.loss], args)
+
+
+def check_training(args: argparse.Namespace) -> None:
+    """InputError for flags of train.py that contradict each other."""
+    if args.reset_start_epoch and args.resume in (None, "auto"):
+        why = "would start over and over" if args.resume else "has nothing to take weights from"
+        raise InputError(f"--reset_start_epoch with{' --resume auto' if args.resume else 'out --resume'} {why}; name a "
+                         "file to --resume")  # fmt: skip
+    if args.accumulate > args.batch_size:
+        problem = f"--accumulate {args.accumulate} is more chunks than --batch_size {args.batch_size} has pairs"
+        raise InputError(f"{problem}; give at most {args.batch_size}")
+    if args.max_violation and "vse_mean_warmup_epochs" in args.given and args.vse_mean_warmup_epochs:
+        contradiction = (
+            f"--max_violation leaves out the warm-up of --vse_mean_warmup_epochs {args.vse_mean_warmup_epochs}"
+        )
+        raise InputError(f"{contradiction}; give one of them")
+    if args.val_split == "train":
+        raise InputError("--val_split train: the best epoch is chosen on images that were not trained on; name another")
+
+
+def note_without_effect(args: argparse.Namespace) -> None:
+    """One line for each flag that was given and that the image encoder or the schedule leaves aside."""
+    images = IMAGE_ENCODERS[args.image_encoder]
+    on_images = dict.fromkeys(OF_RAW_IMAGES, (images.transform is not None, images.label))
+    on_schedule = {name: (args.schedule == kind, f"--schedule {args.schedule}") for name, kind in OF_SCHEDULE.items()}
+    for name, (effective, what) in (on_images | on_schedule).items():
+        if name in args.given and not effective:
+            print(f"note: --{name} has no effect on {what}", file=sys.stderr)
 
 
 def note_idle_flags(args: argparse.Namespace, chosen: Iterable[Part], every: Iterable[Part]) -> None:

@@ -36,6 +36,12 @@ class Help(argparse.HelpFormatter):
         return action.dest.upper()
 
 
+class Flags(argparse.Namespace):
+    """The values of flags; `given`, which is none of them, names those that stand on the command line."""
+
+    __slots__ = ("given",)
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a command line that can't be understood in one line, as any other bad input. No flag may be shortened."""
 
@@ -43,11 +49,18 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, formatter_class=Help, **settings)
 
     def parse_known_args(self, args=None, namespace=None):
-        found, unknown = super().parse_known_args(args, namespace)
+        args = list(sys.argv[1:] if args is None else args)
+        for before, argument in zip([None, *args], args, strict=False):
+            if argument == "" or argument.startswith("--") and argument.endswith("="):
+                named = argument.rstrip("=") or before or "the command"
+                self.error(f"{named} is followed by an empty argument; is a variable not set?")
+        found, unknown = super().parse_known_args(args, Flags() if namespace is None else namespace)
         for argument in unknown[:1]:
             flag = argument.partition("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, 1)
             self.error(f"unrecognized argument {flag}" + (f": did you mean {near[0]}?" if near else ""))
+        words = (argument.partition("=")[0] for argument in args)
+        found.given = frozenset(word.removeprefix("--") for word in words if word.startswith("--"))
         return found, unknown
 
     def error(self, message: str):
@@ -74,12 +87,12 @@ def to_go_on(command: str) -> str:
     return shlex.join([*kept, "--resume", "auto"])
 
 
-def positive(kind: type = int, high: float = 2**53) -> Number:
+def positive(kind: type = int, high: float | None = None) -> Number:
     """The finite numbers of `kind` above 0."""
     return Number(kind, 1, high) if kind is int else Number(kind, 0, high, above=True)
 
 
-def not_negative(kind: type = int, high: float = 2**53) -> Number:
+def not_negative(kind: type = int, high: float | None = None) -> Number:
     """The finite numbers of `kind`, at least 0."""
     return Number(kind, 0, high)
 

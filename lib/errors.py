@@ -13,13 +13,16 @@ _DEAD_WORKER = ("DataLoader worker", "Pin memory thread")
 KEPT = "checkpoints and files already written are kept"
 
 
-class InputError(ValueError):
-    """Something the user gave is wrong. The message is one line: what, where, what was expected, what to do."""
-
-
 def printable(text: str, kept: str = "") -> str:
     """`text` with "?" for every character that would steer a terminal, but for those `kept`."""
     return _CONTROL.sub(lambda found: found[0] if found[0] in kept else "?", text)
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message is one line: what, where, what was expected, what to do."""
+
+    def __init__(self, message: object):
+        super().__init__(printable(str(message)))
 
 
 def shown(value: object, most: int = 80) -> str:
@@ -38,7 +41,7 @@ def explained(error: BaseException) -> str | None:
     text = str(error)
     first, last = (" ".join(part.split())[:200] for part in (text.partition("\n")[0], text.rpartition("\n")[2]))
     if isinstance(error, InputError):
-        return printable(text)
+        return text
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY):
         advice = "smaller batches need less (--batch_size, --accumulate, --score_memory)"
         return printable(f"memory ran out ({first or type(error).__name__}); {advice}; {KEPT}")

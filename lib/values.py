@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,11 @@ from lib.errors import shown
 
 @dataclass(frozen=True)
 class Number:
-    """Finite numbers of a kind from `low` to `high`, `low` itself left out where it is `above`; an argparse type."""
+    """Finite numbers of a kind from `low` (without it where `above`) to `high` (None: any); an argparse type."""
 
     kind: type = int
     low: float = 0
-    high: float = 2**53
+    high: float | None = None
     above: bool = False
 
     def __call__(self, text: str) -> int | float:
@@ -27,14 +28,21 @@ class Number:
             raise argparse.ArgumentTypeError(f"'{shown(text)}' is not {self}")
         return value
 
+    @property
+    def __name__(self) -> str:
+        return self.kind.__name__  # by which help texts tell N from X
+
     def holds(self, value: Any) -> bool:
         if type(value) not in (int, self.kind):
             return False
-        return (self.low < value if self.above else self.low <= value) and value <= self.high
+        return (self.low < value if self.above else self.low <= value) and value <= self._most()
+
+    def _most(self) -> float:
+        return self.high if self.high is not None else 2**53 if self.kind is int else sys.float_info.max
 
     def __str__(self) -> str:
         name = "a whole number" if self.kind is int else "a finite number"
-        if self.high < 2**53:
+        if self.high is not None:
             return f"{name} {'above' if self.above else 'from'} {self.low:.10g} to {self.high:.10g}"
         return f"{name} {'above' if self.above else 'of at least'} {self.low:.10g}"
 

@@ -15,6 +15,7 @@ from lib.arguments import (
     add_model_arguments,
     add_path_arguments,
     add_training_arguments,
+    check_training,
     given_options,
     image_limits,
     loss_options,
@@ -285,6 +286,52 @@ def test_two_flags_that_name_different_image_encoders_are_refused(capsys):
     with pytest.raises(InputError, match="--precomp_enc_type basic means --image_encoder regions, but .* is grid"):
         model_config(parse("--image_encoder", "grid", "--precomp_enc_type", "basic"))
     assert model_config(parse("--image_encoder", "grid", "--precomp_enc_type", "backbone")).image_encoder == "grid"
+
+
+def test_two_names_of_the_same_image_encoder_may_differ_only_where_one_is_a_default():
+    with pytest.raises(InputError, match="--precomp_enc_type backbone means --image_encoder grid, but .* is regions"):
+        model_config(parse("--image_encoder", "regions", "--precomp_enc_type", "backbone"))
+    assert model_config(parse("--precomp_enc_type", "backbone")).image_encoder == "grid"
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "what"),
+    [
+        (("--embedding_warmup_epochs", 1), "embedding_warmup_epochs", "region features"),  # its default, but given
+        (("--backbone_warmup_epochs", 2), "backbone_warmup_epochs", "region features"),
+        (("--backbone_lr_factor", 0.1), "backbone_lr_factor", "region features"),
+        (("--image_list", "x.txt"), "image_list", "region features"),
+        (("--warmup", 0.2), "warmup", "--schedule step"),
+        (("--schedule", "cosine", "--lr_update", 3), "lr_update", "--schedule cosine"),
+    ],
+)
+def test_a_flag_of_raw_images_or_of_another_schedule_has_no_effect_and_that_is_one_line(flags, name, what, capsys):
+    config_of(*flags)
+    assert capsys.readouterr().err == f"note: --{name} has no effect on {what}\n"
+    config_of("--image_encoder", "grid", "--embedding_warmup_epochs", 1, "--schedule", "cosine", "--warmup", 0.2)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--reset_start_epoch",), "--reset_start_epoch without --resume has nothing to take weights from"),
+        (("--reset_start_epoch", "--resume", "auto"), "--resume auto would start over and over; name a file"),
+        (("--accumulate", 129), "--accumulate 129 is more chunks than --batch_size 128 has pairs; give at most 128"),
+        (("--max_violation", "--vse_mean_warmup_epochs", 1), "--max_violation leaves out the warm-up of"),
+        (("--val_split", "train"), "--val_split train: the best epoch is chosen on images that were not trained on"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(flags, message):
+    with pytest.raises(InputError, match=message):
+        check_training(parse(*flags))
+
+
+def test_flags_that_agree_are_not_refused(tmp_path):
+    (tmp_path / "a.pth").touch()
+    check_training(parse())
+    check_training(parse("--reset_start_epoch", "--resume", tmp_path / "a.pth", "--accumulate", 128))
+    check_training(parse("--max_violation", "--vse_mean_warmup_epochs", 0))
 
 
 def test_an_option_of_a_loss_that_was_not_chosen_has_no_effect_and_that_is_one_line(monkeypatch, capsys):

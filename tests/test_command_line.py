@@ -54,7 +54,7 @@ def test_a_number_that_is_negative_or_not_finite_is_refused(text):
         (positive(int), "1.5", "'1.5' is not a whole number of at least 1"),
         (positive(int), "nan", "'nan' is not a whole number of at least 1"),
         (positive(float), "one\ntwo", r"'one.two' is not a finite number above 0"),
-        (not_negative(int), "", "'' is not a whole number of at least 0"),
+        (not_negative(int), "x", "'x' is not a whole number of at least 0"),
     ],
 )
 def test_text_that_is_no_number_is_refused_with_what_was_expected(kind, text, message):
@@ -98,6 +98,20 @@ def test_a_missing_subcommand_and_its_flags_are_one_line_too():
         parser.parse_args([])
     with pytest.raises(InputError, match="required: --n; see tool run --help"):
         parser.parse_args(["run"])
+
+
+@pytest.mark.parametrize(("argv", "named"), [(["--n", ""], "--n"), (["--n="], "--n"), ([""], "the command")])
+def test_an_empty_argument_is_refused_as_that_of_a_variable_that_is_not_set(argv, named):
+    with pytest.raises(InputError, match=f"^{named} is followed by an empty argument; is a variable not set"):
+        parse(*argv)
+
+
+def test_the_flags_on_the_command_line_are_known_apart_from_those_with_their_default():
+    parser = Parser(prog="tool")
+    for name in ("n", "m"):
+        parser.add_argument(f"--{name}", type=int, default=3)
+    found = parser.parse_args(["--n=3"])
+    assert found.given == {"n"} and vars(found) == {"n": 3, "m": 3}
 
 
 def test_help_still_exits_with_0(capsys):

@@ -137,7 +137,11 @@ def test_a_form_for_pasting_leaves_tables_alone_on_stdout(sample, best, tmp_path
     evaluate(sample, best, "--format", "markdown", "--output", tmp_path)
     output = capsys.readouterr()
     lines = output.out.strip().splitlines()
-    assert len(lines) == 3 and all(line.startswith("|") for line in lines)
+    assert all(line.startswith("|") for line in lines[:3])
+    assert lines[3:] == [
+        "",
+        "100 whatever the scores, for want of candidates: R@10 text to image of Flickr30K 10 images",
+    ]
     assert lines[2].startswith("| Flickr30K 10 images | test | dev | ")
     assert "ESL-A" in output.err and "figures: " in output.err
 
@@ -296,8 +300,8 @@ def test_published_figures_stand_beside_known_data_sets_and_never_beside_own_dat
     checkpoints = [runs(similarity) / "model_best.pth" for similarity in ("esl_a", "esl_h")]
     evaluate(sample, checkpoints[0], "--output", birds / "out")
     summary = capsys.readouterr().out.split("\n\n")[1].splitlines()
-    assert len(summary) == 6 and summary[3].startswith(f"Flickr30K 10 images  {model}, published")
-    assert [line.split(":")[0] for line in summary[4:]] == ["-", "-"]
+    assert len(summary) == 7 and summary[3].startswith(f"Flickr30K 10 images  {model}, published")
+    assert [line.split(":")[0] for line in summary[4:6]] == ["-", "-"]
     bert = ("--bert_path", sample / "bert", "--output", birds / "out")
     for paths in (checkpoints[:1], checkpoints):
         evaluate(birds / "data", paths[0], "--model_path", *paths, *bert, data_name="birds")

@@ -194,7 +194,7 @@ def test_bad_input_is_one_line_and_code_2(pair, tmp_path, capsys):
     assert "missing.npy: no such file" in refused(capsys, tmp_path / "missing.npy")
     assert "1 weights for 2 matrices" in refused(capsys, *paths, "--weights", 1)
     assert "--weights: -1.0 2.0" in refused(capsys, *paths, "--weights", -1, 2)
-    assert "not all 0" in refused(capsys, *paths, "--weights", 0, 0)
+    assert "a finite sum above 0" in refused(capsys, *paths, "--weights", 0, 0)
     assert "would replace" in refused(capsys, *paths, "--save_results", paths[1])
     assert "would replace" in refused(capsys, *paths, "--json", paths[1].with_suffix(".json"))
     assert "cannot be written" in refused(capsys, *paths, "--json", paths[0] / "figures.json")

@@ -98,6 +98,7 @@ def test_the_log_has_a_line_every_log_step_and_at_the_end_of_an_epoch(esl_a):
     )
     assert lines == [(epoch, step) for epoch in "01" for step in "245"]
     assert "train: 24 images, 120 captions\n" in log and "dev: 10 images, 50 captions\n" in log
+    assert "so few images of dev choose the best epoch by chance, take 50 or more\n" in log
     assert re.search(r"ESL-A, region features, BERT: [\d,]+ parameters, on cpu, 5 steps per epoch\n", log)
     assert log.count("f30k dev ") == log.count("R@5") // 2 == 1  # one table, with a line of each epoch
     assert re.findall(r" epoch (\d) .* \|  [\d.]+   \d+ s", log) == ["0", "1"]

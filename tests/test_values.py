@@ -15,7 +15,7 @@ from lib.values import Choice, Number, Several, Switch, problem
     [
         (Number(int, 1, 64), ["1", "64", " 7 "], ["0", "65", "1.0", "1e1", "nan", "", "x", "9" * 5000, "-3"]),
         (Number(float, 0, 1), ["0", "1", "0.5", "1e-9"], ["-1e-9", "1.0001", "nan", "inf", "-inf", "x", "1e999"]),
-        (Number(float, 0, above=True), ["5e-324", "2", "1e15"], ["0", "-0.0", "inf", "1e16"]),
+        (Number(float, 0, above=True), ["5e-324", "2", "1e308"], ["0", "-0.0", "inf", "1e309"]),
         (Number(int, 0), ["0", str(2**53)], ["-1", str(2**53 + 1), str(2**70)]),
     ],
 )

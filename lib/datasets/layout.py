@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def find_split(data_path: str | Path, data_name: str, split: str, need_features:
         arrays = sorted(path.name for path in folder.glob("*.npy"))
         present = f"arrays there: {', '.join(arrays)}" if arrays else "no .npy file is there"
         raise InputError(f"{folder}: no features file {split}_ims.npy ({present}); put the region features there")
-    found = {kind: path if path.is_file() else None for kind, path in files.items()}
+    found = {kind: _file(path) for kind, path in files.items()}
     return SplitFiles(
         captions=files["caps.txt"],
         ids=found["ids.txt"],
@@ -62,6 +63,14 @@ def find_split(data_path: str | Path, data_name: str, split: str, need_features:
         boxes=found["boxes.npy"],
         mask=found["mask.npy"],
     )
+
+
+def _file(path: Path) -> Path | None:
+    """The path of a file that may be missing; InputError where something else is in its place, as a broken link."""
+    if not path.is_file() and os.path.lexists(path):
+        found = "a folder" if path.is_dir() else "no file, or a link to none"
+        raise InputError(f"{path}: is {found}, expected a file; remove it or put the file there")
+    return path if path.is_file() else None
 
 
 def image_folder(data_path: str | Path, data_name: str) -> Path:

@@ -8,6 +8,7 @@ from lib.encoders import fields
 from lib.values import Number
 
 SOURCES = ("detector", "wsl", "imagenet_res152", "tiny")  # of the grid encoder's backbones
+SCALE = Number(float, 1 / 256, 64)  # of squares of 256 pixels
 
 CLIP_OUTPUT = {
     "clip_output": Option(
@@ -46,9 +47,7 @@ IMAGE_ENCODERS = {
                 "grid: BUTD ResNet-101, WSL ResNeXt-101, ImageNet ResNet-152, or a tiny random one for trials",
                 choices=SOURCES,
             ),
-            "input_scale_factor": Option(
-                1.0, "grid: images are resized to squares of 256 * X pixels", Number(float, 1 / 256, 64)
-            ),
+            "input_scale_factor": Option(1.0, "grid: images are resized to squares of 256 * X pixels", SCALE),
         },
         training_only=("input_scale_factor",),
         transform=lazy("lib.encoders.grid:grid_transform"),

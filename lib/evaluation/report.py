@@ -32,12 +32,14 @@ CORRELATIONS = {"sts": "STS", "sis": "SIS", "sits": "SITS"}
 
 
 class Row(NamedTuple):
-    """A result, the label that names its protocol, its split, and the split whose RSUM chose the epoch, where known."""
+    """A result, the label that names its protocol, its split, the split whose RSUM chose the epoch, where known, and
+    the recalls that no scores could bring below 100."""
 
     label: str
     result: Retrieval
     split: str | None = None
     chosen_on: str | None = None
+    certain: tuple[str, ...] = ()
 
     def as_dict(self) -> dict:
         """The figures as plain numbers for JSON, with the label as `protocol`."""
@@ -73,8 +75,17 @@ def evaluate_matrix(
         if len(results) > 1:
             rows += [Row(f"{label} fold {number}", result) for number, result in enumerate(results, 1)]
             label = f"{label} mean"
-        rows.append(Row(label, mean_retrieval(results)))
+        rows.append(Row(label, mean_retrieval(results), certain=certain_recalls(galleries)))
     return [row._replace(split=split or data.evaluated, chosen_on=chosen_on) for row in rows]
+
+
+def certain_recalls(galleries: Iterable[Ranked]) -> tuple[str, ...]:
+    """The recalls that are 100 whatever the scores, since no query has K wrong candidates, as "R@10 text to image"."""
+    galleries = list(galleries)
+    images = max(len(each.i2t) - 1 for each in galleries)
+    captions = max(len(each.t2i) - np.bincount(each.image_of_caption).min() for each in galleries)
+    wrong = {"image to text": captions, "text to image": images}
+    return tuple(f"R@{k} {direction}" for direction, most in wrong.items() for k in (1, 5, 10) if most < k)
 
 
 class Ranked(NamedTuple):
@@ -165,6 +176,8 @@ def _retrieval_table(words: list[str], rows: list[tuple[list[str], Row, list[lis
         rows = [([*own, row.split, row.chosen_on], row, figures) for own, row, figures in rows]
     missing = {"chosen on": UNCHOSEN} | dict.fromkeys([title for title, _ in RETRIEVAL], UNPUBLISHED)
     notes = (ON_TEST,) if any("test" in (row.chosen_on or "").split(", ") for _, row, _ in rows) else ()
+    certain = dict.fromkeys(f"{name} of {row.label}" for _, row, _ in rows for name in row.certain)
+    notes += (f"100 whatever the scores, for want of candidates: {', '.join(certain)}",) if certain else ()
     return Table(words, RETRIEVAL, [(own, figures) for own, _, figures in rows], missing, notes)
 
 

@@ -118,7 +118,7 @@ def _common_setting(saved: list[Saved], given: dict[str, str | None]) -> Setting
             stated.insert(0, (f"--{key}", given[key]))
         for source, value in stated[1:]:
             if value != stated[0][1]:
-                values = "" if key == "image_of_caption" else f" ({value} and {stated[0][1]})"
+                values = "" if key == "image_of_caption" else f" ({shown(value)} and {shown(stated[0][1])})"
                 raise InputError(
                     f"{source} and {stated[0][0]} differ in {key}{values}; they can't be evaluated together"
                 )

@@ -38,6 +38,7 @@ from lib.training.stopping import Stop, Stopped
 from lib.training.tracking import Tracker, close_console, setup_console
 
 logger = logging.getLogger("esl")
+FEWEST = 50  # images on which an epoch is chosen without a note
 
 
 def train(args: argparse.Namespace, command: str) -> None:
@@ -130,10 +131,6 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 def find_checkpoint(args: argparse.Namespace, run: Run, paths: dict[str, Any]) -> Checkpoint | None:
     """The checkpoint that --resume names or finds; none of several processes goes on before all have read it."""
     if args.resume == "auto":
-        if args.reset_start_epoch:
-            raise InputError(
-                "--reset_start_epoch with --resume auto would start over and over; name a file to --resume"
-            )
         checkpoint = newest_checkpoint(run.folder, paths)
     else:
         checkpoint = read_checkpoint(args.resume, paths) if args.resume else None
@@ -160,6 +157,9 @@ def announce(args: argparse.Namespace, trainer: Trainer, loader: Loader, train: 
     """Say what is about to be trained."""
     for name, inputs in (("train", train), (args.val_split, val)):
         logger.info("%s: %d images, %d captions", name, inputs.split.n_images, inputs.split.n_captions)
+    if val.split.n_images < FEWEST:
+        few = "so few images of %s choose the best epoch by chance, take %d or more"
+        logger.info(few, args.val_split, FEWEST)
     model, devices = trainer.runner.model, trainer.runner.devices
     parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters"
     where, steps = ", ".join(map(str, devices)), len(loader.batch_sampler)

@@ -14,7 +14,7 @@ from lib.datasets.captions import read_captions
 from lib.datasets.images import ImageFolder, find_images
 from lib.datasets.layout import find_split, image_folder, read_id_mapping
 from lib.datasets.splits import image_rows
-from lib.encoders import SOURCES
+from lib.encoders import SCALE, SOURCES
 from lib.errors import InputError
 from lib.files import read_ids, read_json
 
@@ -40,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--images", metavar="DIR", help="folder of the images (default: that of the data set)")
     add("--ids", metavar="FILE", help="file with one integer image id per line; needs --id_mapping")
     add("--id_mapping", metavar="FILE", help='JSON file {"<image id>": "path under --images"}')
-    add("--input_scale_factor", type=float, default=2.0, help="side of the images over 256")
+    add("--input_scale_factor", type=SCALE, default=2.0, help="side of the images over 256")
     add("--pool", type=positive(int), help="average the feature map down to this many cells per side")
     add("--dtype", choices=DTYPES, default="float16", help="type of the features")
     add("--precision", choices=PRECISIONS, default="float32", help="of the products on a GPU")

@@ -21,7 +21,7 @@ from lib.datasets.images import ImageFolder, RawImages
 from lib.datasets.loaders import InOrder, Loader
 from lib.distributed import collected, first, gather_objects, joined, own_devices, rank, size
 from lib.encoders.backbones import build_backbone
-from lib.encoders.grid import check_grid, grid_transform
+from lib.encoders.grid import grid_transform
 from lib.encoders.transforms import input_size
 from lib.errors import InputError
 from lib.files import atomic_write, check_writable
@@ -127,7 +127,6 @@ def extract_images(args: argparse.Namespace, images: ImageFolder, texts: dict[Pa
 
 
 def _extract_images(args: argparse.Namespace, images: ImageFolder, texts: dict[Path, bytes]) -> Path:
-    check_grid(0, vars(args))
     torch.manual_seed(0)  # the random weights of the tiny backbone are the same in every run
     device = own_devices(args.device)[0]
     precision = args.precision if device.type == "cuda" else "float32"

@@ -104,3 +104,15 @@ def test_id_mapping_is_checked(tmp_path):
             layout.read_id_mapping(tmp_path)
     path.write_text(json.dumps({"7": "train2014/a.jpg"}))
     assert layout.read_id_mapping(tmp_path) == {"7": "train2014/a.jpg"}
+
+
+@pytest.mark.parametrize("name", ["ids.txt", "boxes.npy", "mask.npy"])
+def test_a_folder_or_a_broken_link_in_the_place_of_an_optional_file_is_refused(tmp_path, name):
+    folder = make(tmp_path / "precomp", "dev_caps.txt", "dev_ims.npy")
+    (folder / f"dev_{name}").mkdir()
+    with pytest.raises(InputError, match=f"dev_{name}: is a folder, expected a file"):
+        layout.find_split(tmp_path, "f30k", "dev")
+    (folder / f"dev_{name}").rmdir()
+    (folder / f"dev_{name}").symlink_to("nowhere")
+    with pytest.raises(InputError, match=f"dev_{name}: is no file, or a link to none"):
+        layout.find_split(tmp_path, "f30k", "dev")

@@ -20,6 +20,7 @@ from lib.evaluation.report import (
     evaluate_matrix,
     format_table,
     has_published,
+    recall_table,
     summary_table,
 )
 from lib.evaluation.tables import text
@@ -176,3 +177,17 @@ def test_the_correlation_table_shows_mean_and_deviation():
     table = text(correlation_table([("mine", {"sts": Correlation(72.94, 0.31, 100)})])).splitlines()
     assert table[1].split() == ["STS", "|", "SIS", "|", "SITS"]
     assert table[2].split() == ["mine", "72.9", "±", "0.3", "|", "-", "|", "-"]
+
+
+def test_recalls_that_no_scores_could_bring_below_100_are_shown_as_such():
+    few = recall_table(evaluate_matrix(data_set("f30k"), random_scores(5, 25)))
+    note = "100 whatever the scores, for want of candidates: "
+    assert few.notes[-1] == note + ", ".join(f"R@{k} text to image of Flickr30K 5 images" for k in (5, 10))
+    scores = random_scores(5, 25)
+    for k, direction in ((5, "text to image"), (10, "text to image")):
+        worst = evaluate_matrix(data_set("f30k"), np.where(np.arange(25) // 5 == np.arange(5)[:, None], -9, scores))
+        assert getattr(worst[0].result.t2i, f"r{k}") == 100 and f"R@{k} {direction}" in worst[0].certain
+    tiny = evaluate_matrix(data_set("own"), random_scores(2, 6))[0]
+    assert tiny.certain == ("R@5 image to text", "R@10 image to text", "R@5 text to image", "R@10 text to image")
+    assert not recall_table(evaluate_matrix(data_set("f30k"), random_scores(11, 55))).notes
+    assert "certain" not in tiny.as_dict()

@@ -310,8 +310,8 @@ def test_texts_and_masks_of_other_features_are_never_mixed_with_these(images, tm
         (("--images", "x", "--ids", "y"), "--ids needs --id_mapping"),
         (("--images", "x"), "x: no such folder"),
         (("--images", "x", "--split", "../a"), "expected a plain name"),
-        (("--images", "x", "--batch_size", "0"), "--batch_size: 0 is not positive"),
-        (("--images", ".", "--input_scale_factor", "0"), "expected a number from 1/256 to 64"),
+        (("--images", "x", "--batch_size", "0"), "--batch_size: '0' is not a whole number of at least 1"),
+        (("--images", ".", "--input_scale_factor", "0"), "is not a finite number from 0.00390625 to 64"),
     ],
 )
 def test_wrong_options_are_one_line_and_exit_code_2(images, monkeypatch, capsys, argv, message):
