@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +21,26 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Call to deprecated create function:DeprecationWarning")
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name` of this session: made by the first of its processes that needs it, read by all."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, whole = root / name, root / f"{name}.whole"
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            make(folder)
+            whole.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory) -> Path:
     """The tiny sample data set, to be read only: coco, f30k and bert."""
     from lib.tools.sample.writing import SampleConfig, write_sample
 
-    root = tmp_path_factory.mktemp("sample")
-    write_sample(root, SampleConfig(images=24, dev_images=10, test_images=10, testall_images=25, img_dim=32))
-    return root
+    sizes = SampleConfig(images=24, dev_images=10, test_images=10, testall_images=25, img_dim=32)
+    return made_once(tmp_path_factory, "sample", lambda folder: write_sample(folder, sizes))
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +48,10 @@ def runs(sample, tmp_path_factory):
     """`runs(similarity)` is the folder of a finished run of two epochs, trained once per session, to be read only."""
     from tests import helpers
 
-    root = tmp_path_factory.mktemp("runs")
-
     @functools.cache
     def trained(similarity: str) -> Path:
-        return helpers.train(sample, root / similarity, "--similarity", similarity)
+        flags = ("--similarity", similarity)
+        return made_once(tmp_path_factory, similarity, lambda folder: helpers.train(sample, folder, *flags))
 
     return trained
 
