@@ -687,7 +687,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_written(sampl
 
 
 def test_a_learning_rate_far_too_large_stops_with_advice_and_leaves_no_checkpoint(sample, tmp_path, capsys):
-    flags = ("--learning_rate", 1e30, "--grad_clip", 0, "--similarity", "vse_infty")
+    flags = ("--learning_rate", 9e15, "--grad_clip", 0, "--similarity", "vse_infty")
     message = error_line(script.main, train_arguments(sample, tmp_path / "run", *flags), capsys)
     assert "the loss is nan" in message and "lower --learning_rate or --grad_clip" in message
     assert not list((tmp_path / "run").glob("**/*.pth"))
