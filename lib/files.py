@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -162,18 +162,26 @@ def read_lines(path: str | Path) -> list[str]:
     return lines
 
 
-def _bytes(path: str | Path, expected: str) -> bytes:
-    """The content of a regular file: a pipe would be waited for, a device never ends. InputError for anything else."""
+def opened(path: str | Path, expected: str) -> BinaryIO:
+    """A regular file, open for reading: a pipe would be waited for, a device never ends. InputError for others."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode):
-            return Path(path).read_bytes()
+            return open(path, "rb")
         found = "a folder" if stat.S_ISDIR(mode) else "no regular file"
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file, expected {expected}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     raise InputError(f"{path}: is {found}, expected {expected}")
+
+
+def _bytes(path: str | Path, expected: str) -> bytes:
+    try:
+        with opened(path, expected) as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _umask() -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import stat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from lib.errors import InputError, shown
+from lib.files import opened
 
+EXPECTED = "an array saved by numpy.save"
 MOST_VALUES = 1 << 59  # of an array of which one side may be 0
 
 
@@ -49,19 +49,9 @@ def read_header(file: BinaryIO, where: str | Path) -> Header:
     return Header(shape, dtype, fortran_order, offset)
 
 
-def opened(path: Path) -> BinaryIO:
-    """A regular file, opened for reading; InputError for none, and for a pipe, which would be waited for."""
-    try:
-        if path.exists() and not path.is_dir() and not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{path}: is no regular file, expected one saved by numpy.save")
-        return open(path, "rb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
 def map_array(path: Path) -> np.ndarray:
     """An array of numbers or bools, memory-mapped for reading; InputError for anything else."""
-    with opened(path) as file:
+    with opened(path, EXPECTED) as file:
         header = read_header(file, path)
     _check_kind(header.dtype, path)
     order = "F" if header.fortran_order else "C"

@@ -13,7 +13,8 @@ from typing import BinaryIO
 import numpy as np
 
 from lib.errors import InputError
-from lib.npy_files import Header, map_array, opened, read_header
+from lib.files import opened
+from lib.npy_files import EXPECTED, Header, map_array, read_header
 
 
 class RegionFeatures:
@@ -25,7 +26,7 @@ class RegionFeatures:
 
     def __init__(self, path: str | Path, mask_path: str | Path | None = None, img_dim: int | None = None):
         self.path = Path(path)
-        with opened(self.path) as file:
+        with opened(self.path, EXPECTED) as file:
             header = read_header(file, self.path)
         _check_layout(header, self.path)
         self.shape, self.dtype, self._offset = header.shape, header.dtype, header.offset

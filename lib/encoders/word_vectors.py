@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lib.errors import InputError
+from lib.files import opened
 
 
 def read_word_vectors(path: str | Path, ids: dict[str, int], word_dim: int) -> tuple[list[int], Tensor]:
@@ -20,7 +22,7 @@ def read_word_vectors(path: str | Path, ids: dict[str, int], word_dim: int) -> t
     """
     rows: dict[int, np.ndarray] = {}
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
+        with io.TextIOWrapper(opened(path, "text (--word_vectors)"), "utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 fields = line.split()
                 if number == 1 and len(fields) == 2:  # word2vec's: how many words, of which size

@@ -1,8 +1,9 @@
-"""Reads the official Crisscrossed Captions (CxC) files `sis_*.csv`, `sts_*.csv`, `sits_*.csv`; needs no numpy."""
+"""Reads the official Crisscrossed Captions (CxC) files `sis_*.csv`, `sts_*.csv`, `sits_*.csv`."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.errors import InputError
+from lib.files import opened
 
 COLUMNS = {
     "sis": ("image1", "image2", "agg_score", "sampling_method"),
@@ -59,10 +61,7 @@ def read_pairs(path: str | Path, kind: str) -> Iterator[RatedPair]:
 
 
 def _open(path):
-    try:
-        return open(path, encoding="utf-8-sig", newline="")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected an official CxC CSV file") from None
+    return io.TextIOWrapper(opened(path, "an official CxC CSV file"), "utf-8-sig", newline="")
 
 
 def _rows(path, file) -> Iterator[tuple[int, list[str]]]:

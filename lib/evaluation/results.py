@@ -16,8 +16,8 @@ import numpy as np
 from lib.errors import InputError, shown
 from lib.evaluation.metrics import check_matrix
 from lib.evaluation.pickled import pickled_sims
-from lib.files import atomic_write, read_json, write_json
-from lib.npy_files import map_array, opened, read_header
+from lib.files import atomic_write, opened, read_json, write_json
+from lib.npy_files import EXPECTED, map_array, read_header
 
 BLOCK_ROWS = 256  # rows held at once while copying or checking a matrix
 DIGEST = "matrix_crc32"  # of a matrix's values, in the JSON file beside it
@@ -137,7 +137,7 @@ def _check_values(scores: np.ndarray, path: Path) -> int:
 
 
 def _load_npy(path: Path) -> np.ndarray:
-    with opened(path) as file:
+    with opened(path, EXPECTED) as file:
         if read_header(file, path).dtype.hasobject:
             return pickled_sims(file, path)
     return map_array(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import struct
 import tarfile
@@ -66,9 +67,14 @@ def _folder(path: Path) -> None:
     path.mkdir()
 
 
-def _link_to_itself(path: Path) -> None:
+def _link(path: Path, target: str) -> None:
     path.unlink()
-    path.symlink_to(path.name)
+    path.symlink_to(target)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
 def _zip(data: bytes) -> bytes:
@@ -124,7 +130,9 @@ DAMAGES = {
     "empty": Damage(lambda path: path.write_bytes(b""), ALL),
     "missing": Damage(Path.unlink, PRESENT),
     "a folder": Damage(_folder, ALL),
-    "a link to itself": Damage(_link_to_itself, ALL),
+    "a link to itself": Damage(lambda path: _link(path, path.name), ALL),
+    "a pipe": Damage(_pipe, ALL),
+    "a device": Damage(partial(_link, target="/dev/zero"), ALL),
     "zeros at the beginning": Damage(partial(_zeros, start=0, stop=0.1), STRUCTURED),
     "zeros at the end": Damage(partial(_zeros, start=0.9, stop=1), NONE),
     "all zeros": Damage(partial(_zeros, start=0, stop=1), STRUCTURED),

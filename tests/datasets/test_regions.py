@@ -104,7 +104,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_one_line_and_no_signal(
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="x.npy: cannot be read"):
+    with pytest.raises(InputError, match="x.npy: no such file, expected an array"):
         RegionFeatures(tmp_path / "x.npy")
 
 

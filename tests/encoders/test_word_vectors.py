@@ -41,5 +41,5 @@ def test_a_file_of_another_form_is_refused_in_one_line_that_says_where(content, 
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="none.txt: cannot be read .*--word_vectors names a text file"):
+    with pytest.raises(InputError, match="none.txt: no such file, expected text .--word_vectors."):
         read_word_vectors(tmp_path / "none.txt", IDS, 2)

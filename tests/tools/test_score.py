@@ -307,7 +307,7 @@ def test_every_misuse_is_one_clear_line(sample, arguments, photos, tmp_path, cap
         (arguments("grid", *image, "--boxes", "grid"), "reads image files; leave out --boxes"),
         (arguments("grid", "--image", tmp_path / "none.jpg"), "none.jpg: no such image file"),
         (arguments("grid", "--image", tmp_path / "text.jpg"), "text.jpg: corrupt or truncated image"),
-        (arguments("region", "--features", tmp_path / "none.npy"), "none.npy: cannot be read"),
+        (arguments("region", "--features", tmp_path / "none.npy"), "none.npy: no such file"),
         (arguments("region", "--features", features), "holds 50 rows; say which with --row, 0 to 49"),
         (arguments("region", "--features", features, "--row", 50), "has no row 50; expected --row 0 to 49"),
         (arguments("region", "--features", good, "--row", 0), "leave out --row"),

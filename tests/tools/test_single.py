@@ -107,7 +107,7 @@ def test_files_that_are_not_there_or_no_array_are_refused(tmp_path, features):
     np.save(tmp_path / "cut.npy", features)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-1])
     for name, message in (
-        ("none.npy", "cannot be read"),
+        ("none.npy", "no such file"),
         ("text.npy", "no readable .npy array (the magic string is not correct"),
         ("archive.npz", "no readable .npy array (the magic string is not correct"),
         ("pickled.npy", "no readable .npy array of numbers, found object"),

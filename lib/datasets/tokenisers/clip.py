@@ -19,6 +19,7 @@ from lib.errors import InputError, shown
 OPENAI_FILE = "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json", OPENAI_FILE)
 _OPENAI_MERGES = 49152 - 256 - 2  # lines of OpenAI's file that count, behind its first
+_MOST_TEXT = 16 << 20  # characters read of it; it has 3 million
 _END_OF_WORD = "</w>"
 
 
@@ -107,7 +108,7 @@ def load_clip_tokenizer(clip_path: str | Path):
 def _openai_vocabulary(path: Path) -> dict[str, Any]:
     """Vocabulary and merges of OpenAI's file: the bytes, the bytes that end a word, one entry a merge."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        merges = [tuple(line.split()) for line in file.read().split("\n")[1 : _OPENAI_MERGES + 1]]
+        merges = [tuple(line.split()) for line in file.read(_MOST_TEXT).split("\n")[1 : _OPENAI_MERGES + 1]]
     return clip_vocabulary(merges)
 
 

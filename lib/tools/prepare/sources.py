@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.errors import InputError, shown
-from lib.npy_files import array_of, opened
+from lib.files import opened
+from lib.npy_files import array_of
 
 TSV_COLUMNS = {
     "bua-tsv": "image_id image_w image_h num_boxes boxes features".split(),
@@ -92,7 +93,7 @@ def _in_folder(folder: Path, file_format: str | None) -> list[Path]:
 def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that aren't blank."""
     try:
-        with open(path, "rb", buffering=1 << 20) as file:
+        with opened(path, "a TSV of region features") as file:
             for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), start=1):
                 if len(line) == LONGEST_LINE:
                     raise InputError(f"{path}, line {number}: too long; not a TSV of region features")
@@ -144,7 +145,7 @@ def _floats(row: dict[str, bytes], column: str, count: int, size: int, where: st
 
 def _decode_npz(path: Path, img_dim: int) -> Regions:
     try:
-        with opened(path) as file, zipfile.ZipFile(file) as archive:  # the pickled `info` is never read
+        with opened(path, "an .npz file") as file, zipfile.ZipFile(file) as archive:  # the pickled `info` is never read
             if archive.infolist()[0].header_offset:
                 raise ValueError("other bytes stand in front of the archive")
             x, bbox, *numbers = (_member(archive, name, path) for name in NPZ_KEYS)

@@ -137,7 +137,7 @@ def test_an_empty_file_and_one_that_is_no_text_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "LONGEST_LINE", 16)
     (tmp_path / "a.tsv").write_bytes(b"\x00" * 20)
     assert "a.tsv, line 1: too long; not a TSV of region features" in failure(tmp_path / "a.tsv")
-    assert "cannot be read (No such file or directory)" in failure(tmp_path / "b.tsv")
+    assert "no such file, expected a TSV of region features" in failure(tmp_path / "b.tsv")
 
 
 @pytest.mark.parametrize(
