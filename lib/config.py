@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lib.errors import InputError
+from lib.errors import InputError, shown
 from lib.values import Choice, Number, Switch, problem
 
 EMBED_SIZE = Number(int, 2, 1 << 16)
@@ -133,5 +133,5 @@ class ModelConfig:
 def row(table: dict[str, Part], name: str, what: str) -> Part:
     """The row `name` of a table; InputError that lists the rows where there is none."""
     if name not in table:
-        raise InputError(f"{what} is '{name}', expected one of {', '.join(table)}")
+        raise InputError(f"{what} is '{shown(name)}', expected one of {', '.join(table)}")
     return table[name]

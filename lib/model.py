@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import Tensor, nn
 
 from lib.config import EMBED_SIZE, ImageEncoderPart, ModelConfig, Paths, TextEncoderPart, row
@@ -13,6 +14,7 @@ from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.encoders.encoder import ImageEncoder, TextEncoder
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
+from lib.machine import free_memory
 from lib.similarity import HEADS
 from lib.similarity.head import SimilarityHead
 
@@ -46,6 +48,18 @@ def build_model(config: ModelConfig, paths: Paths | None = None) -> MatchingMode
         row(HEADS, config.similarity, "--similarity").build(config.embed_size, config.similarity_options),
         config,
     )
+
+
+def check_memory(config: ModelConfig) -> None:
+    """InputError where the weights of a complete configuration alone are more than this machine can give."""
+    with torch.device("meta"):
+        size = sum(tensor.nbytes for tensor in build_model(config).state_dict().values())
+    free = free_memory()
+    if free is not None and size > free:
+        raise InputError(
+            f"the weights of {describe(config)}, embed_size {config.embed_size}, take {size / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB of memory are free; choose smaller sizes"
+        )
 
 
 def complete(config: ModelConfig, paths: Paths | None = None) -> ModelConfig:

@@ -16,7 +16,7 @@ from lib.encoders.bert import bert_values, load_bert_config
 from lib.encoders.fields import BERT as FIELDS
 from lib.errors import InputError
 from lib.fragments import Fragments, Tokens
-from lib.model import build_model, complete, describe, image_part, reads, text_part
+from lib.model import build_model, check_memory, complete, describe, image_part, reads, text_part
 from lib.similarity import HEADS as ROWS
 from lib.training.losses import HingeTriplet
 from tests.helpers import BERT, HEADS, small_batch, small_config
@@ -283,3 +283,15 @@ def test_the_rows_of_a_configuration_are_those_of_the_tables():
 def test_a_configuration_of_plain_values_survives_json():
     config = small_config("esl_h", grid=True, input_scale_factor=0.5)
     assert ModelConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_weights_that_do_not_fit_into_memory_are_refused_before_they_are_made(monkeypatch):
+    config = small_config("esl_a")
+    size = sum(tensor.nbytes for tensor in build_model(config).state_dict().values())
+    for free, fits in ((None, True), (size, True), (size - 1, False)):
+        monkeypatch.setattr(module, "free_memory", lambda free=free: free)
+        if fits:
+            check_memory(config)
+        else:
+            with pytest.raises(InputError, match="the weights of ESL-A, region features, BERT, embed_size 256, take "):
+                check_memory(config)

@@ -115,6 +115,7 @@ def read_parts(
     settings = vars(opt) if isinstance(opt, argparse.Namespace) else opt if isinstance(opt, dict) else {}
     settings = {str(name): plain_tensors(value) for name, value in settings.items()}
     bert = paths.get("bert_values") or local_bert_values(paths.get("bert_path"))
+    chosen_on = settings.get("val_split")
     return Checkpoint(
         config=derived_config(Weights(model, path, layout.name_of), similarity, grid, settings, bert),
         model=model,
@@ -125,7 +126,7 @@ def read_parts(
         extras=extras,
         origin=origin,
         path=path,
-        chosen_on=settings.get("val_split") or None,
+        chosen_on=chosen_on if isinstance(chosen_on, str) and chosen_on else None,
     )
 
 

@@ -101,7 +101,7 @@ def read_transformer_options(kind: Kind, options: dict[str, Any], paths: Paths) 
         size = processor["size"]
         size = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
         means, deviations = (list(map(float, processor[name])) for name in ("image_mean", "image_std"))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         reason = f"its preprocessor_config.json has no usable size, image_mean and image_std ({error!r})"
         raise InputError(f"--backbone_path {path}: {reason}; take the model's own file") from None
     found = {name: getattr(config, name) for name in kind.fields}

@@ -23,7 +23,7 @@ from lib.errors import InputError
 from lib.evaluation.metrics import Retrieval, retrieval_metrics
 from lib.evaluation.scoring import score_split
 from lib.files import check_writable
-from lib.model import build_model, complete, describe, reads
+from lib.model import build_model, check_memory, complete, describe, reads
 from lib.precision import set_precision
 from lib.training.engine import Trainer
 from lib.training.fit import fit
@@ -67,6 +67,7 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
     loader = train_loader(train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda", (rank(), size()))
 
     # what is trained: model, loss, optimizer, schedule
+    check_memory(config)
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
     way = Way(args.kernels, args.score_memory and args.score_memory << 20)
     runner = build_runner(model, devices, args.precision, way)
