@@ -107,8 +107,8 @@ class TextEncoderPart(EncoderPart):
 
 @dataclasses.dataclass(frozen=True)
 class ImageLimits:
-    """Which image files are read: of at most `max_pixels`; `outside`: also where a mapping leaves its image folder, by
-    an absolute path, by .. or through a link."""
+    """Which image files are read: of at most `max_pixels`; `outside`: also where a path leads out of its folder, by
+    being absolute or through .. in it."""
 
     max_pixels: int = 50_000_000
     outside: bool = False
