@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lib.checkpoint import read_checkpoint
+from lib.checkpoint.digests import sealed
 from lib.config import ModelConfig
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.encoders.vision_transformers import read_vit_options
@@ -104,10 +105,8 @@ def ours(tmp_path_factory):
 )
 def test_a_checkpoint_with_such_a_configuration_is_refused_by_its_name(ours, tmp_path, part, place, value):
     config = ours["config"] | {part: ours["config"][part] | {place: value}}
-    torch.save(
-        {name: entry for name, entry in ours.items() if name != "digest"} | {"config": config}, tmp_path / "a.pth"
-    )
-    refuses(lambda: read_checkpoint(tmp_path / "a.pth"), "a.pth")
+    torch.save(sealed(ours | {"config": config}), tmp_path / "a.pth")
+    refuses(lambda: read_checkpoint(tmp_path / "a.pth"), "a.pth", place)
 
 
 @pytest.mark.parametrize("kind", STRANGE)
