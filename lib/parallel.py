@@ -26,7 +26,7 @@ def visible_devices(device: str | None = None) -> list[torch.device]:
     if device is not None:
         try:
             named = torch.device(device)
-            torch.empty(1, device=named)
+            torch.zeros(1, device=named).item()  # which meta, a device without values, can't give
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).split("\n")[0].split(". ")[0]
             raise InputError(f"--device '{device}' can't be used ({reason}); expected cpu, cuda or cuda:N") from None

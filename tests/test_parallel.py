@@ -216,7 +216,7 @@ def test_devices_are_the_named_one_else_all_gpus_else_the_cpu(monkeypatch):
     assert visible_devices() == [torch.device("cuda", index) for index in range(3)]
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cuda:-1", ""])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cuda:-1", "", "meta"])
 def test_a_device_that_is_not_here_is_an_input_error_that_names_it(name):
     with pytest.raises(InputError, match=f"--device '{name}' can't be used"):
         visible_devices(name)
