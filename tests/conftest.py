@@ -22,7 +22,7 @@ def pytest_configure(config):
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder `name` of this session: made by the first of its processes that needs it, read by all."""
+    """The folder `name` of this run of the tests: made by the first process that needs it, read by all."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     folder, whole = root / name, root / f"{name}.whole"

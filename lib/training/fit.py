@@ -43,13 +43,18 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
         run.tracker.line(step, epoch=epoch, split=split, rsum=result.rsum, i2t=result.i2t, t2i=result.t2i)
         return result
 
+    def improves(result: Retrieval, step: int) -> bool:
+        improved = result.rsum > run.best_rsum
+        if improved:
+            run.best_rsum, run.best_step = result.rsum, step
+        return improved
+
     def after_step(step: int) -> None:
         run.step = step
         if step - start in within:  # no signal cuts it short, or the resumed run would miss it
             result = validated(step)
-            improved = result.rsum > run.best_rsum
+            improved = improves(result, step)
             if improved:
-                run.best_rsum, run.best_step = result.rsum, step
                 run.save_within(trainer, log, improved)
             logger.info("step %d  %s RSUM %.1f%s", step, split, result.rsum, "   best so far" if improved else "")
         elif val_step and step % val_step == 0:
@@ -80,9 +85,7 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
             except Stopped:
                 run.save_within(trainer, log)
                 raise
-            improved = result.rsum > run.best_rsum
-            if improved:
-                run.best_rsum, run.best_step = result.rsum, run.step
+            improved = improves(result, run.step)
             run.epoch, run.position = epoch + 1, {}
             run.save(trainer, improved)
             seconds = time.perf_counter() - began
