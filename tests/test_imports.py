@@ -130,3 +130,30 @@ def test_scores_are_ranked_without_loading_torch():
     code = f"import sys, {', '.join(NUMPY_ALONE)}; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+RECORD = """
+import importlib, pathlib, pkgutil, sys, torch
+OURS = pathlib.Path("lib").resolve()
+
+class Recorder(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result, frame = function(*args, **(kwargs or {})), sys._getframe(1)
+        while frame and frame.f_code.co_name != "<module>":
+            frame = frame.f_back
+        if isinstance(result, torch.Tensor) and OURS in pathlib.Path(frame.f_code.co_filename).parents:
+            print(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+        return result
+
+with Recorder():
+    import lib
+    for module in pkgutil.walk_packages(lib.__path__, "lib."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+"""
+
+
+def test_no_tensor_is_made_when_a_module_is_imported():
+    done = subprocess.run([sys.executable, "-c", RECORD], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout, f"made at import, and without values wherever torch.device('meta') is active: {done.stdout}"

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional
 
-MEANS = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
-STDS = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+MEANS = (0.48145466, 0.4578275, 0.40821073)
+STDS = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ClipTransform:
@@ -39,7 +40,7 @@ class ClipTransform:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
         pixels = torch.from_numpy(image).permute(2, 0, 1).float()  # (3, S, S)
-        return pixels.div_(255).sub_(MEANS).div_(STDS)
+        return functional.normalize(pixels.div_(255), MEANS, STDS, inplace=True)
 
 
 def clip_transform(options: dict) -> ClipTransform:

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import functional
 
 BASE_SIZE = 256
 MIN_CROP_RATIO = 0.6
 FLIP_PROBABILITY = 0.5
 
-_BGR_MEANS = torch.tensor([102.9801, 115.9465, 122.7717])[:, None, None]
-_RGB_MEANS = torch.tensor([0.485, 0.456, 0.406])[:, None, None] * 255
-_RGB_STDS = torch.tensor([0.229, 0.224, 0.225])[:, None, None] * 255
+# Numbers and not tensors: a tensor that is made while torch.device("meta") is active stays without values for ever.
+BGR_MEANS = (102.9801, 115.9465, 122.7717)
+RGB_MEANS = (123.675, 116.28, 103.53)
+RGB_STDS = (58.395, 57.120003, 57.375)  # ImageNet's times 255 as float32 rounds the products
 
 
 def input_size(input_scale_factor: float) -> int:
@@ -65,9 +67,9 @@ def resize(image: np.ndarray, size: int, antialias: bool = False) -> Tensor:
 
 def bgr_minus_mean(pixels: Tensor) -> Tensor:
     """RGB of range 0–255 → BGR minus the means of bottom-up attention, still of that range; in place."""
-    return pixels.flip(0).sub_(_BGR_MEANS)
+    return functional.normalize(pixels.flip(0), BGR_MEANS, (1.0, 1.0, 1.0), inplace=True)
 
 
 def imagenet_normalize(pixels: Tensor) -> Tensor:
     """RGB of range 0–255 → ImageNet's mean 0 and deviation 1; in place."""
-    return pixels.sub_(_RGB_MEANS).div_(_RGB_STDS)
+    return functional.normalize(pixels, RGB_MEANS, RGB_STDS, inplace=True)

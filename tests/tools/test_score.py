@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from lib.tools import scoring
 from tests.helpers import IMG_DIM, error_line, evaluate
 
 pytestmark = pytest.mark.usefixtures("single_thread")
+ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = ["A red ball on the grass .", "A blue star .", "Two yellow boxes ."]
 REGIONS = ModelConfig("esl_a", "regions", embed_size=256, image_options={"img_dim": IMG_DIM})
 GRID = ModelConfig(
@@ -101,6 +105,15 @@ def test_scores_are_the_entries_of_evals_matrix(sample, checkpoints, split, phot
         by_caption = dict(zip(split.captions, matrix[row].tolist(), strict=True))
         for value, caption in printed:
             assert value == pytest.approx(by_caption[caption], abs=1.01e-4)
+
+
+def test_a_fresh_process_that_loads_the_model_first_normalises_its_images(arguments, photos, capsys):
+    flags = arguments("grid", "--image", photos[0])
+    script.main(flags)
+    expected = printed_scores(capsys)
+    command = [sys.executable, "-m", "lib.tools.score", *flags]
+    print(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout, end="")
+    assert printed_scores(capsys) == expected
 
 
 def test_captions_stand_in_the_order_of_their_scores_and_top_cuts_them(arguments, photos, capsys):
