@@ -76,8 +76,8 @@ def measure(head, images: Fragments, captions: Fragments, rounds: int, loop_roun
         prepared = head.prepare_images(images), head.prepare_captions(captions)
         if precision == "bf16":
             prepared = tuple(p.to(torch.bfloat16) for p in prepared)
-        words = prepared[1].features[prepared[1].mask]  # (n, E)
-        columns = prepared[0].features.flatten(0, 1)  # (B * R, E)
+        words = prepared[1].packed()  # (n, E)
+        columns = prepared[0].units.flatten(0, 1)  # (B * R, E)
         products = [p for rows in (1024, 2048) for p in dense_products(words, columns, rows).values()]
         for product in products:  # warm up
             product()

@@ -47,8 +47,8 @@ def head_step(similarity: str, args, device) -> list[tuple]:
         return head.score(head.prepare_images(x), head.prepare_captions(y))
 
     with torch.no_grad():
-        units, words = head.prepare_images(images).features.flatten(0, 1), head.prepare_captions(captions)
-    words = words.features[words.mask]  # (n, E)
+        units, words = head.prepare_images(images).units.flatten(0, 1), head.prepare_captions(captions)
+    words = words.packed()  # (n, E)
     S = words @ units.T  # (n, B * R)
 
     def floor(multiply):

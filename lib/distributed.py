@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lib.alignment import Way
 from lib.errors import InputError
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Items
 from lib.model import MatchingModel
 from lib.parallel import Runner, visible_devices
 
@@ -183,28 +183,20 @@ class _AllRows(torch.autograd.Function):
         return gradient.split(ctx.counts)[rank()], None, None
 
 
-def gather_fragments(fragments: Fragments | None) -> list[Fragments]:
-    """The fragments of every process that has some, with gradient; padding is not sent."""
+def gather_items(items: Items | None) -> list[Items]:
+    """The items of every process that has some, with gradient; padding is not sent."""
     if not dist.is_initialized():
-        return [fragments]
-    features = None if fragments is None else fragments.features
-    told = gather_objects(None if fragments is None else (fragments.real, features.shape[2], features.dtype))
-    width, dtype = next(each[1:] for each in told if each is not None)
-    counts = [0 if each is None else int(each[0].sum()) for each in told]
-    if fragments is None:
+        return [items]
+    told = gather_objects(None if items is None else (type(items), items.real, items.rows.shape[2], items.rows.dtype))
+    kind, _, width, dtype = next(each for each in told if each is not None)
+    counts = [0 if each is None else int(each[1].sum()) for each in told]
+    if items is None:
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
         rows = torch.empty(0, width, dtype=dtype, device=device)
     else:
-        rows = features.flatten(0, 1)[torch.from_numpy(np.flatnonzero(fragments.real)).to(features.device)]  # (n, D)
+        rows = items.packed()  # (n, K)
     parts = _AllRows.apply(rows, counts, True).split(counts)
-    return [_padded(part, each[0]) for part, each in zip(parts, told, strict=True) if each is not None]
-
-
-def _padded(rows: Tensor, real: np.ndarray) -> Fragments:
-    """Real fragments (n, D) in their places."""
-    places = torch.from_numpy(np.flatnonzero(real)).to(rows.device)
-    features = rows.new_zeros(real.size, rows.shape[1]).index_copy(0, places, rows)  # (C * W, D)
-    return Fragments(features.unflatten(0, real.shape), real)  # (C, W, D)
+    return [kind.unpacked(part, each[1]) for part, each in zip(parts, told, strict=True) if each is not None]
 
 
 def concatenated(parts: list[Fragments]) -> Fragments:
@@ -238,7 +230,7 @@ class DistributedRunner(Runner):
 
     def score(self, images: Fragments, captions: Fragments) -> Tensor:
         """Scores (B, B) of the whole batch, of which this process has b images and their captions."""
-        parts = gather_fragments(captions)
+        parts = gather_items(captions)
         block = super().score(images, concatenated(parts))  # (b, B)
         return _AllRows.apply(block, [part.count for part in parts], False)  # (B, B)
 

@@ -1,96 +1,138 @@
-"""What encoders and heads exchange: Fragments (regions, grid cells, word pieces) and Tokens (captions before encoding).
+"""What encoders and heads exchange: Tokens (captions before encoding), Fragments (encoded items) and Prepared ones.
 
-Which fragments are real is known on the CPU from the start and travels with them, so that nothing has to wait for a GPU
-to learn it.
+Encoded and prepared items are different types, so that handing over the wrong one is an error. Which rows are real is
+known on the CPU from the start and travels with them, so that nothing has to wait for a GPU to learn it.
 
-Letters: N items, L fragments per item (padded), C captions, W tokens per caption (padded), D embedding size.
+Letters: N items, L rows per item (padded), C captions, W tokens per caption (padded), D embedding size, K size of a
+prepared row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class Fragments:
-    """Features (N, L, D) of N items and which of them are `real` (N, L); padding influences nothing.
+class Items:
+    """Rows (N, L, K) of N items and which of them are `real` (N, L); padding influences nothing.
 
     `real` may be given as an array or as a tensor. One of a GPU is copied to the CPU when it is needed there, which
     waits for the GPU.
     """
 
-    def __init__(self, features: Tensor, real: np.ndarray | Tensor):
-        self.features = features
+    def __init__(self, rows: Tensor, real: np.ndarray | Tensor):
+        self.rows = rows
         self._real, self._mask = (None, real) if isinstance(real, Tensor) else (real, None)
 
-    def __iter__(self):
-        return iter((self.features, self.mask))
+    @classmethod
+    def full(cls, rows: Tensor) -> Self:
+        """Items without padding."""
+        return cls(rows, np.ones(rows.shape[:2], dtype=bool))
 
     @classmethod
-    def full(cls, features: Tensor) -> Fragments:
-        """Fragments without padding."""
-        return cls(features, np.ones(features.shape[:2], dtype=bool))
+    def unpacked(cls, rows: Tensor, real: np.ndarray) -> Self:
+        """The real rows (n, K) of all items in their places (N, L, K); padding is 0."""
+        if not real.all():
+            places = on_device(np.flatnonzero(real), rows.device)  # (n,)
+            rows = rows.new_zeros(real.size, rows.shape[1]).index_copy(0, places, rows)  # (N * L, K)
+        return cls(rows.unflatten(0, real.shape), real)  # (N, L, K)
+
+    @classmethod
+    def cat(cls, parts: list[Self]) -> Self:
+        """Items of equally padded parts, one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(torch.cat([part.rows for part in parts]), np.concatenate([part.real for part in parts]))
 
     @property
     def real(self) -> np.ndarray:
-        """True where a fragment is real (N, L), on the CPU."""
+        """True where a row is real (N, L), on the CPU."""
         if self._real is None:
             self._real = self._mask.cpu().numpy()
         return self._real
 
     @property
     def mask(self) -> Tensor:
-        """True where a fragment is real (N, L), on the device of the features."""
+        """True where a row is real (N, L), on the device of the rows."""
         if self._mask is None:
-            self._mask = on_device(self._real, self.features.device)
+            self._mask = on_device(self._real, self.rows.device)
         return self._mask
 
     @property
     def count(self) -> int:
-        """How many items there are, N."""
-        return len(self.features)
+        """The number of items, N."""
+        return len(self.rows)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Number of real fragments of each item (N,), on the CPU."""
+        """Number of real rows of each item (N,), on the CPU."""
         return self.real.sum(1)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Fragments:
-        """Apply `function` (n, D) -> (n, K) to the real fragments alone; padding becomes 0 and takes no part in it."""
-        flat = self.features.flatten(0, 1)  # (N * L, D)
+    def packed(self) -> Tensor:
+        """The real rows of all items, one after another (n, K)."""
+        flat = self.rows.flatten(0, 1)  # (N * L, K)
         if self.real.all():
-            return Fragments(function(flat).unflatten(0, self.real.shape), self.real)  # (N, L, K)
-        places = on_device(np.flatnonzero(self.real), flat.device)  # (n,)
-        mapped = function(flat.index_select(0, places))  # (n, K)
-        padded = mapped.new_zeros(len(flat), mapped.shape[1]).index_copy(0, places, mapped)  # (N * L, K)
-        return Fragments(padded.unflatten(0, self.real.shape), self.real)  # (N, L, K)
+            return flat
+        return flat.index_select(0, on_device(np.flatnonzero(self.real), flat.device))  # (n, K)
 
-    def to(self, *args, **kwargs) -> Fragments:
-        """Move the features as Tensor.to does; the mask goes where they are."""
-        return Fragments(self.features.to(*args, **kwargs), self.real)
+    def to(self, *args, **kwargs) -> Self:
+        """Move the rows as Tensor.to does; the mask goes where they are."""
+        return type(self)(self.rows.to(*args, **kwargs), self.real)
 
-    def pin_memory(self) -> Fragments:
-        """Page-locked features, as a DataLoader makes them for a GPU."""
-        return Fragments(self.features.pin_memory(), self.real)
+    def pin_memory(self) -> Self:
+        """Page-locked rows, as a DataLoader makes them for a GPU."""
+        return type(self)(self.rows.pin_memory(), self.real)
 
-    def select(self, items) -> Fragments:
+    def select(self, items) -> Self:
         """The items that an index, slice or boolean mask names."""
-        return Fragments(self.features[items], self.real[items])
+        return type(self)(self.rows[items], self.real[items])
 
-    def chunk(self, parts: int) -> list[Fragments]:
+    def chunk(self, parts: int) -> list[Self]:
         """The items in at most `parts` equal shares."""
-        features = self.features.chunk(parts)
-        return [Fragments(*share) for share in zip(features, _shares(self.real, features), strict=True)]
+        rows = self.rows.chunk(parts)
+        return [type(self)(*share) for share in zip(rows, _shares(self.real, rows), strict=True)]
 
-    @classmethod
-    def cat(cls, parts: list[Fragments]) -> Fragments:
-        """Items of equally padded parts, one after another."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(torch.cat([part.features for part in parts]), np.concatenate([part.real for part in parts]))
+
+class Fragments(Items):
+    """Encoded items: `features` (N, L, D) of regions, grid cells or word pieces, as encoders give them."""
+
+    def __iter__(self):
+        return iter((self.features, self.mask))
+
+    @property
+    def features(self) -> Tensor:
+        """The features (N, L, D); those of padding have no meaning."""
+        return self.rows
+
+    @property
+    def units(self) -> Tensor:
+        """Raises TypeError: encoded items have no units yet."""
+        raise TypeError("encoded items where prepared ones are needed; call prepare_images or prepare_captions first")
+
+    def map(self, function: Callable[[Tensor], Tensor], into: type[Items] | None = None) -> Items:
+        """Apply `function` (n, D) -> (n, K) to the real fragments alone; padding becomes 0 and takes no part in it.
+
+        Gives Fragments, or the class of items that `into` names.
+        """
+        return (into or Fragments).unpacked(function(self.packed()), self.real)  # (N, L, K)
+
+
+class Prepared(Items):
+    """Items that a head has prepared once for all their pairs: `units` (N, L, K), ready to be scored."""
+
+    @property
+    def units(self) -> Tensor:
+        """The units (N, L, K); those of padding are 0."""
+        return self.rows
+
+    @property
+    def features(self) -> Tensor:
+        """Raises TypeError: prepared items have no features any more."""
+        raise TypeError("prepared items where encoded ones are needed; hand over what the encoder gave")
 
 
 class Tokens:

@@ -15,7 +15,7 @@ from torch.nn.parallel import parallel_apply, replicate
 
 from lib.alignment import Way
 from lib.errors import InputError
-from lib.fragments import Fragments, Tokens
+from lib.fragments import Fragments, Prepared, Tokens
 from lib.host_random import own_draws
 from lib.model import MatchingModel
 from lib.precision import at_least_float32, encoding, for_product
@@ -73,11 +73,11 @@ class Runner:
     def reduce_gradients(self) -> None:
         """Bring the gradients of a batch together, where several processes had a share of it."""
 
-    def prepare_images(self, images: Fragments) -> Fragments:
+    def prepare_images(self, images: Fragments) -> Prepared:
         """Encoded images as evaluation scores them."""
         return for_product(self.model.similarity.prepare_images(images), self.precision)
 
-    def prepare_captions(self, captions: Fragments) -> Fragments:
+    def prepare_captions(self, captions: Fragments) -> Prepared:
         """Encoded captions as evaluation scores them."""
         return for_product(self.model.similarity.prepare_captions(captions), self.precision)
 

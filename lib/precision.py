@@ -12,7 +12,7 @@ import torch
 
 from lib.config import PRECISIONS
 from lib.errors import InputError
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Prepared
 
 
 def set_precision(precision: str) -> None:
@@ -34,6 +34,6 @@ def at_least_float32(encoded: Fragments) -> Fragments:
     return Fragments(features.to(torch.promote_types(features.dtype, torch.float32)), encoded.real)
 
 
-def for_product(prepared: Fragments, precision: str) -> Fragments:
-    """Prepared fragments in the type in which evaluation multiplies them."""
+def for_product(prepared: Prepared, precision: str) -> Prepared:
+    """Prepared items in the type in which evaluation multiplies them."""
     return prepared.to(torch.bfloat16) if precision == "bf16" else prepared

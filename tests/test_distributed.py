@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from lib import distributed
-from lib.distributed import concatenated, gather_fragments, gather_objects, joined, largest, share, share_statistics
+from lib.distributed import concatenated, gather_items, gather_objects, joined, largest, share, share_statistics
 from lib.errors import InputError
 from lib.fragments import Fragments
 from lib.training.stopping import Stop
@@ -53,7 +53,7 @@ def test_one_process_is_the_first_and_sends_nothing():
     assert (distributed.rank(), distributed.size(), distributed.first()) == (0, 1, True)
     assert gather_objects("x") == ["x"] and largest(3) == 3 and share(7) == slice(0, 7)
     fragments = Fragments.full(torch.randn(2, 3, 4))
-    assert gather_fragments(fragments)[0] is fragments
+    assert gather_items(fragments)[0] is fragments
     rows = np.arange(3)
     assert distributed.whole(rows, 3) is rows
     with joined(None):
@@ -63,7 +63,7 @@ def test_one_process_is_the_first_and_sends_nothing():
 def test_gathered_fragments_are_in_their_places_and_hand_their_gradients_back(alone):
     real = np.array([[True, False, True], [True, True, False]])
     features = torch.randn(2, 3, 4, requires_grad=True)
-    (found,) = gather_fragments(Fragments(features, real))
+    (found,) = gather_items(Fragments(features, real))
     expected = features * torch.from_numpy(real)[..., None]
     assert torch.equal(found.features, expected) and (found.real == real).all()
     weights = torch.randn(2, 3, 4)

@@ -200,7 +200,7 @@ def test_bf16_encodes_in_bfloat16_on_every_device_and_hands_on_float32(devices, 
         (runner.encode_captions(captions), runner.prepare_captions),
     ):
         assert fragments.features.dtype == torch.float32
-        assert prepare(fragments).features.dtype == torch.bfloat16
+        assert prepare(fragments).units.dtype == torch.bfloat16
     assert inside == [True] * (2 * devices) and not torch.is_autocast_enabled("cpu")
 
 

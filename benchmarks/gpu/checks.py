@@ -16,7 +16,7 @@ from lib.checkpoint import load_model, read_checkpoint
 from lib.datasets.inputs import open_inputs
 from lib.evaluation.metrics import retrieval_metrics
 from lib.evaluation.scoring import score_split
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Prepared
 from lib.model import reads
 from lib.parallel import Runner
 from lib.precision import set_precision
@@ -44,7 +44,7 @@ def problem(images: int, captions: int, regions: int, words: int, missing: bool,
     lengths[0] = words
     x = torch.randn(images, regions, 24, generator=generator, dtype=torch.float64)
     y = torch.randn(captions, words, 24, generator=generator, dtype=torch.float64)
-    return Fragments(x, kept), Fragments(y, np.arange(words) < lengths[:, None])
+    return Prepared(x, kept), Prepared(y, np.arange(words) < lengths[:, None])
 
 
 def scores_equal_the_definition(bench: Bench) -> Result:
@@ -89,13 +89,11 @@ def gradients_of_heads_equal_the_cpus(bench: Bench) -> Result:
         torch.manual_seed(0)
         head, loss = HEADS[name].make(256), HingeTriplet()
         mixed = torch.randn(24, 256, dtype=torch.float64)
-        sides = [Fragments((side.features @ mixed).float(), side.real) for side in (images, captions)]
+        sides = [Fragments((side.units @ mixed).float(), side.real) for side in (images, captions)]
         for device in (torch.device("cpu"), bench.device):
             head = head.to(device)
             head.zero_grad(set_to_none=True)
-            inputs = [side.to(device) for side in sides]
-            for side in inputs:
-                side.features = side.features.detach().requires_grad_()
+            inputs = [Fragments(side.features.to(device, copy=True).requires_grad_(), side.real) for side in sides]
             loss(head(*inputs), hardest=False).backward()
             found[device] = gradients(head) | {str(n): x.features.grad.double().cpu() for n, x in enumerate(inputs)}
         worst = max(worst, distance(found[bench.device], found[torch.device("cpu")]))

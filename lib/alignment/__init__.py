@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib.alignment import cpu_kernel, plain, tiled, tiles
-from lib.fragments import Fragments
+from lib.fragments import Prepared
 
 PLAIN_IMAGES = 32  # images of a tile in the plain way, which keeps several arrays (B, C, W, R)
 
@@ -29,7 +29,7 @@ class Way(NamedTuple):
 AUTO = Way()
 
 
-def alignment_scores(images: Fragments, captions: Fragments, scale: Tensor, way: Way = AUTO) -> Tensor:
+def alignment_scores(images: Prepared, captions: Prepared, scale: Tensor, way: Way = AUTO) -> Tensor:
     """Scores (B, C) of prepared images (B, R, E) and captions (C, W, E); `scale` is the scalar tau."""
     if way.kernels == "plain":
         return plain.alignment_scores(images, captions, scale)

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
-from lib.fragments import Fragments
+from lib.fragments import Prepared
 from lib.functional import l2_normalize, masked_softmax
 
 NEGATIVE_SLOPE = 0.1  # of the LeakyReLU of attention
 LARGEST_PLAIN_SCALE = 60.0  # exp(60), summed over thousands of fragments, stays far below float32's limit exp(88)
 
 
-def alignment_scores(images: Fragments, captions: Fragments, scale: Tensor | float) -> Tensor:
+def alignment_scores(images: Prepared, captions: Prepared, scale: Tensor | float) -> Tensor:
     """Scores (B, C) of prepared fragments (B, R, E) and (C, W, E); `scale` is the scalar tau."""
     S = word_region_similarity(images, captions)  # (B, C, W, R)
     return instance_similarity(S, images.mask, captions.mask, scale)
 
 
-def word_region_similarity(images: Fragments, captions: Fragments) -> Tensor:
+def word_region_similarity(images: Prepared, captions: Prepared) -> Tensor:
     """S (B, C, W, R) of prepared fragments, in float32 at least, 0 at padding."""
-    S = torch.einsum("cwe,bre->bcwr", captions.features, images.features)
+    S = torch.einsum("cwe,bre->bcwr", captions.units, images.units)
     S = S.to(torch.promote_types(S.dtype, torch.float32))  # what follows a bfloat16 product is float32
     return S.masked_fill(~_real(images.mask, captions.mask), 0.0)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lib.alignment import cpu_kernel, gpu_kernel, tiles
 from lib.alignment.plain import LARGEST_PLAIN_SCALE, NEGATIVE_SLOPE
-from lib.fragments import Fragments, on_device
+from lib.fragments import Prepared, on_device
 from lib.functional import EPSILON
 
 WORDS, REGIONS = 1, 2  # dimensions of S (C, W, R, B)
@@ -26,7 +26,7 @@ MOST_SAVED = 1 << 28  # values of S that a backward pass keeps (1 GiB); beyond, 
 
 
 def alignment_scores(
-    images: Fragments, captions: Fragments, scale: Tensor, memory: int | None = None, kernels: bool = True
+    images: Prepared, captions: Prepared, scale: Tensor, memory: int | None = None, kernels: bool = True
 ) -> Tensor:
     """What `plain.alignment_scores` says, tile by tile; differentiable once, in all three.
 
@@ -35,9 +35,9 @@ def alignment_scores(
     lengths = captions.lengths
     order = np.argsort(lengths, kind="stable")  # (C,)
     places = np.arange(captions.real.size).reshape(captions.real.shape)[order][captions.real[order]]  # (n,)
-    words, places = captions.features.flatten(0, 1), on_device(places, scale.device)  # (C * W, E), (n,)
+    words, places = captions.units.flatten(0, 1), on_device(places, scale.device)  # (C * W, E), (n,)
     region_mask = None if images.real.all() else images.mask.T  # (R, B)
-    regions = images.features if region_mask is None else images.features.masked_fill(~images.mask[..., None], 0.0)
+    regions = images.units if region_mask is None else images.units.masked_fill(~images.mask[..., None], 0.0)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (words, regions, scale))
     if keep:
         words, places = words.index_select(0, places), None  # (n, E), in the order of the captions' lengths

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from lib.datasets.inputs import Inputs
 from lib.datasets.loaders import caption_batches, image_batches
-from lib.distributed import completed, first, gather_fragments, rank, share, size, whole
+from lib.distributed import completed, first, gather_items, rank, share, size, whole
 from lib.errors import InputError
-from lib.fragments import Fragments, on_device
+from lib.fragments import Items, Prepared, on_device
 from lib.machine import free_memory
 from lib.parallel import Runner
 
@@ -65,7 +65,7 @@ def encode_images(runner: Runner, batches: Iterable, count: int, vectors: bool):
     """The prepared images in order, in tiles, and their vectors (N, E)."""
     found = []
 
-    def prepared() -> Iterator[Fragments]:
+    def prepared() -> Iterator[Prepared]:
         for batch in batches:
             encoded = runner.encode_images(batch.to(runner.device, non_blocking=True))
             if vectors:
@@ -95,11 +95,11 @@ def encode_captions(runner: Runner, batches: Iterable, count: int, vectors: bool
                 encoded = runner.encode_captions(together[rank()][1].to(runner.device, non_blocking=True))
                 own = runner.prepare_captions(encoded)
                 if vectors:
-                    embedded = Fragments.full(runner.model.similarity.embed_captions(encoded).float()[:, None])
+                    embedded = Items.full(runner.model.similarity.embed_captions(encoded).float()[:, None])
             columns = [each for each, _ in together]
-            prepared += zip(columns, gather_fragments(own), strict=True)
+            prepared += zip(columns, gather_items(own), strict=True)
             if vectors:
-                found += [each.features[:, 0] for each in gather_fragments(embedded)]
+                found += [each.rows[:, 0] for each in gather_items(embedded)]
             bar.update(sum(map(len, columns)))
     if not vectors:
         return prepared, None
@@ -120,9 +120,7 @@ def _room_for_scores(images: int, captions: int) -> Tensor:
     )
 
 
-def _score(
-    runner: Runner, tiles: list[Fragments], captions: list[tuple[np.ndarray, Fragments]], matrix: Tensor
-) -> None:
+def _score(runner: Runner, tiles: list[Prepared], captions: list[tuple[np.ndarray, Prepared]], matrix: Tensor) -> None:
     """Fill `matrix` (N, C) with the scores of all pairs, tile by tile; several GPUs share the tiles."""
     starts = np.cumsum([0, *(tile.count for tile in tiles)]).tolist()
     heads = runner.heads()
@@ -154,31 +152,31 @@ def _score(
                 list(pool.map(score_share, heads, runner.devices, shares))
 
 
-def _tiles(batches: Iterable[Fragments], count: int, runner: Runner) -> Iterator[Fragments]:
+def _tiles(batches: Iterable[Prepared], count: int, runner: Runner) -> Iterator[Prepared]:
     """Regroup prepared images into the tiles that scoring works in, one or more a device, without a second copy of all.
 
     A tile is region-major in memory, so that no product needs to copy it again.
     """
-    features = real = None
+    units = real = None
     filled = 0
     for batch in batches:
         start = 0
         while start < batch.count:
-            if features is None:
-                regions, size, device = *batch.features.shape[1:], batch.features.device
+            if units is None:
+                regions, size, device = *batch.units.shape[1:], batch.units.device
                 tile = runner.model.similarity.images_per_tile(regions, count, device)
                 tile = min(tile, -(-count // len(runner.devices)))
-                features, real = batch.features.new_empty(regions, tile, size), np.empty((tile, regions), dtype=bool)
+                units, real = batch.units.new_empty(regions, tile, size), np.empty((tile, regions), dtype=bool)
             part = slice(start, start + len(real) - filled)
             taken = len(batch.real[part])
-            features[:, filled : filled + taken] = batch.features[part].transpose(0, 1)  # (R, B, K)
+            units[:, filled : filled + taken] = batch.units[part].transpose(0, 1)  # (R, B, K)
             real[filled : filled + taken] = batch.real[part]
             start, filled = start + taken, filled + taken
             if filled == len(real):
-                yield Fragments(features.transpose(0, 1), real)  # (B, R, K)
-                features, filled = None, 0
-    if features is not None:
-        yield Fragments(features[:, :filled].transpose(0, 1), real[:filled])
+                yield Prepared(units.transpose(0, 1), real)  # (B, R, K)
+                units, filled = None, 0
+    if units is not None:
+        yield Prepared(units[:, :filled].transpose(0, 1), real[:filled])
 
 
 class _Progress(tqdm):

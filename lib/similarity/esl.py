@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lib.alignment import alignment_scores, images_per_tile
 from lib.alignment.plain import word_region_similarity
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Prepared
 from lib.functional import l2_normalize, masked_mean
 from lib.similarity.aggregators import AdaptiveAggregator, Aggregator, HeuristicAggregator, level_sizes
 from lib.similarity.head import SimilarityHead
@@ -86,11 +86,11 @@ class ESL(SimilarityHead):
         self.log_scale = nn.Parameter(torch.full((), math.log(1 / 0.07)))
         self.no_imgnorm, self.no_txtnorm = no_imgnorm, no_txtnorm
 
-    def prepare_images(self, images: Fragments) -> Fragments:
-        """Measure-units of the images: Fragments (B, R, D) -> Fragments (B, R, E)."""
-        return images.map(self._image_units)
+    def prepare_images(self, images: Fragments) -> Prepared:
+        """Measure-units of the images: Fragments (B, R, D) -> Prepared (B, R, E)."""
+        return images.map(self._image_units, Prepared)
 
-    def prepare_captions(self, captions: Fragments) -> Fragments:
+    def prepare_captions(self, captions: Fragments) -> Prepared:
         """Measure-units of the captions seen through the correspondence matrices: (C, W, D) -> (C, W, E)."""
         matrices = [c * match() for c, match in zip(self.contribution(), self.correspondences, strict=True)]
 
@@ -98,12 +98,12 @@ class ESL(SimilarityHead):
             levels = self._caption_units(words).split(self.sizes, -1)
             return torch.cat([x @ matrix for x, matrix in zip(levels, matrices, strict=True)], -1)  # (n, E)
 
-        return captions.map(matched)
+        return captions.map(matched, Prepared)
 
-    def score(self, images: Fragments, captions: Fragments) -> Tensor:
+    def score(self, images: Prepared, captions: Prepared) -> Tensor:
         return alignment_scores(images, captions, self.log_scale.exp(), self.way)
 
-    def attention(self, images: Fragments, captions: Fragments) -> Tensor:
+    def attention(self, images: Prepared, captions: Prepared) -> Tensor:
         """Word-region similarity S (B, C, W, R) of prepared items, 0 at padding: the picture of what matched what."""
         return word_region_similarity(images, captions)
 

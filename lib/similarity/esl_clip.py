@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Prepared
 from lib.similarity.aggregators import AdaptiveAggregator, Aggregator, HeuristicAggregator
 from lib.similarity.esl import ESL, ThresholdContribution, esl
 from lib.similarity.head import SimilarityHead
@@ -53,15 +53,15 @@ class ESLCLIP(ESL):
     attention = SimilarityHead.attention  # no words are compared
     images_per_tile = SimilarityHead.images_per_tile
 
-    def prepare_images(self, images: Fragments) -> Fragments:
-        """All levels of the images: Fragments (B, R, D) -> Fragments (B, 1, E)."""
+    def prepare_images(self, images: Fragments) -> Prepared:
+        """All levels of the images: Fragments (B, R, D) -> Prepared (B, 1, E)."""
         return super().prepare_images(mean_fragment(images))
 
-    def prepare_captions(self, captions: Fragments) -> Fragments:
-        """All levels of the captions seen through c_k M_k: Fragments (C, W, D) -> Fragments (C, 1, E)."""
+    def prepare_captions(self, captions: Fragments) -> Prepared:
+        """All levels of the captions seen through c_k M_k: Fragments (C, W, D) -> Prepared (C, 1, E)."""
         return super().prepare_captions(mean_fragment(captions))
 
-    def score(self, images: Fragments, captions: Fragments) -> Tensor:
+    def score(self, images: Prepared, captions: Prepared) -> Tensor:
         return dot_products(images, captions)
 
     def embed_images(self, images: Fragments) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.alignment import Way
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Prepared
 
 
 class SimilarityHead(nn.Module):
@@ -20,15 +20,15 @@ class SimilarityHead(nn.Module):
 
     way = Way()  # how scores are computed, for the heads that can choose
 
-    def prepare_images(self, images: Fragments) -> Fragments:
-        """The work of single images: Fragments (B, R, D) -> Fragments (B, *, K)."""
+    def prepare_images(self, images: Fragments) -> Prepared:
+        """The work of single images: Fragments (B, R, D) -> Prepared (B, *, K)."""
         raise NotImplementedError
 
-    def prepare_captions(self, captions: Fragments) -> Fragments:
-        """The work of single captions: Fragments (C, W, D) -> Fragments (C, *, K)."""
+    def prepare_captions(self, captions: Fragments) -> Prepared:
+        """The work of single captions: Fragments (C, W, D) -> Prepared (C, *, K)."""
         raise NotImplementedError
 
-    def score(self, images: Fragments, captions: Fragments) -> Tensor:
+    def score(self, images: Prepared, captions: Prepared) -> Tensor:
         """Scores (B, C) of prepared images and captions, in float32 at least."""
         raise NotImplementedError
 
@@ -40,7 +40,7 @@ class SimilarityHead(nn.Module):
         """One unit vector per caption (C, E) of encoded captions, for retrieval among captions."""
         raise NotImplementedError
 
-    def attention(self, images: Fragments, captions: Fragments) -> Tensor | None:
+    def attention(self, images: Prepared, captions: Prepared) -> Tensor | None:
         """Word-region similarity (B, C, W, R) of prepared items, 0 at padding; None where a head compares no words."""
         return None
 

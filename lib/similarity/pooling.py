@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Prepared
 from lib.functional import masked_mean
 
 
@@ -24,7 +24,7 @@ def mean_fragment(fragments: Fragments) -> Fragments:
     return Fragments.full(MeanPool()(fragments)[:, None])  # (N, 1, D)
 
 
-def dot_products(images: Fragments, captions: Fragments) -> Tensor:
+def dot_products(images: Prepared, captions: Prepared) -> Tensor:
     """Scores (B, C) of items of one fragment each, in float32 at least: bfloat16 scores would tie."""
-    dtype = torch.promote_types(images.features.dtype, torch.float32)
-    return images.features[:, 0].to(dtype) @ captions.features[:, 0].to(dtype).T  # (B, C)
+    dtype = torch.promote_types(images.units.dtype, torch.float32)
+    return images.units[:, 0].to(dtype) @ captions.units[:, 0].to(dtype).T  # (B, C)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Prepared
 from lib.functional import l2_normalize
 from lib.similarity.gpo import GPO
 from lib.similarity.head import SimilarityHead
@@ -15,7 +15,7 @@ from lib.similarity.pooling import MeanPool, dot_products
 
 
 class VSEInfinity(SimilarityHead):
-    """Scores are dot products of pooled, l2-normalised vectors; prepared items are Fragments of one fragment each."""
+    """Scores are dot products of pooled, l2-normalised vectors; prepared items are Prepared with one fragment each."""
 
     def __init__(
         self, image_pool: nn.Module, caption_pool: nn.Module, no_imgnorm: bool = False, no_txtnorm: bool = False
@@ -33,13 +33,13 @@ class VSEInfinity(SimilarityHead):
         pooled = self.caption_pool(captions)
         return pooled if self.no_txtnorm else l2_normalize(pooled)
 
-    def prepare_images(self, images: Fragments) -> Fragments:
-        return Fragments.full(self.embed_images(images)[:, None])  # (B, 1, D)
+    def prepare_images(self, images: Fragments) -> Prepared:
+        return Prepared.full(self.embed_images(images)[:, None])  # (B, 1, D)
 
-    def prepare_captions(self, captions: Fragments) -> Fragments:
-        return Fragments.full(self.embed_captions(captions)[:, None])  # (C, 1, D)
+    def prepare_captions(self, captions: Fragments) -> Prepared:
+        return Prepared.full(self.embed_captions(captions)[:, None])  # (C, 1, D)
 
-    def score(self, images: Fragments, captions: Fragments) -> Tensor:
+    def score(self, images: Prepared, captions: Prepared) -> Tensor:
         return dot_products(images, captions)
 
 

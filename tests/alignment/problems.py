@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib.alignment import plain
-from lib.fragments import Fragments
+from lib.fragments import Prepared
 
 SIZES = {"captions": 7, "words": 6, "regions": 9, "images": 40, "size": 24}
 CASES = {
@@ -53,8 +53,8 @@ GRADIENTS = dict.fromkeys(CASES, 1e-4) | dict.fromkeys(LARGE_SCALES, 1e-3)
 class Problem(NamedTuple):
     """Prepared images (B, R, E) and captions (C, W, E), tau, and the memory to score with, in bytes."""
 
-    images: Fragments
-    captions: Fragments
+    images: Prepared
+    captions: Prepared
     scale: Tensor
     memory: int | None
 
@@ -68,14 +68,14 @@ def problem(name: str) -> Problem:
     case = {**SIZES, **{**CASES, **LARGE_SCALES}[name]}
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
 
-    def side(count: int, length: int, factor: float, ragged: bool) -> Fragments:
+    def side(count: int, length: int, factor: float, ragged: bool) -> Prepared:
         features = torch.randn(count, length, case["size"], generator=generator)
         features = features / features.norm(dim=-1, keepdim=True) * factor
         lengths = torch.full((count,), length)
         if ragged:
             lengths = torch.randint(1, length + 1, (count,), generator=generator)
         mask = torch.arange(length) < lengths[:, None]
-        return Fragments(features.masked_fill(~mask[..., None], 9.0), mask)
+        return Prepared(features.masked_fill(~mask[..., None], 9.0), mask)
 
     both = case.get("both", False)
     images = side(case["images"], case["regions"], 1.0, both or case.get("masked", False))
@@ -83,12 +83,10 @@ def problem(name: str) -> Problem:
     return Problem(images, captions, torch.tensor(case.get("scale", 14.3)), case.get("memory"))
 
 
-def outcome(score: Callable[[Fragments, Fragments, Tensor], Tensor], given: Problem) -> list[Tensor]:
+def outcome(score: Callable[[Prepared, Prepared, Tensor], Tensor], given: Problem) -> list[Tensor]:
     """The scores, and the gradients of a weighted sum of them with respect to images, captions and tau."""
-    leaves = [
-        x.detach().clone().requires_grad_() for x in (given.images.features, given.captions.features, given.scale)
-    ]
-    scores = score(Fragments(leaves[0], given.images.mask), Fragments(leaves[1], given.captions.mask), leaves[2])
+    leaves = [x.detach().clone().requires_grad_() for x in (given.images.units, given.captions.units, given.scale)]
+    scores = score(Prepared(leaves[0], given.images.mask), Prepared(leaves[1], given.captions.mask), leaves[2])
     (scores * torch.linspace(0.5, 1.5, scores.numel(), dtype=scores.dtype).view_as(scores)).sum().backward()
     return [scores.detach(), *(leaf.grad for leaf in leaves)]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.alignment import plain
-from lib.fragments import Fragments
+from lib.fragments import Prepared
 from tests import reference
 from tests.alignment.problems import (
     CASES,
@@ -41,9 +41,9 @@ def few(given: Problem) -> Problem:
     return given._replace(images=given.images.select(slice(2)), captions=given.captions.select(slice(2)))
 
 
-def slow_scores(images: Fragments, captions: Fragments, scale: torch.Tensor) -> torch.Tensor:
+def slow_scores(images: Prepared, captions: Prepared, scale: torch.Tensor) -> torch.Tensor:
     """Scores (B, C) of each pair's real fragments by themselves."""
-    regions, words = ([x[m] for x, m in zip(*side, strict=True)] for side in (images, captions))
+    regions, words = ([x[m] for x, m in zip(side.units, side.mask, strict=True)] for side in (images, captions))
     return torch.stack([torch.stack([reference.instance_similarity(w @ r.T, scale) for w in words]) for r in regions])
 
 
@@ -64,8 +64,8 @@ def test_similarity_is_the_product_of_real_words_and_regions_and_zero_at_padding
     images, captions, *_ = few(problem("both_masks")).to(torch.float64)
     S = plain.word_region_similarity(images, captions)  # (B, C, W, R)
     assert S.shape == (2, 2, 6, 9)
-    for i, (regions, real_regions) in enumerate(zip(*images, strict=True)):
-        for j, (words, real_words) in enumerate(zip(*captions, strict=True)):
+    for i, (regions, real_regions) in enumerate(zip(images.units, images.mask, strict=True)):
+        for j, (words, real_words) in enumerate(zip(captions.units, captions.mask, strict=True)):
             expected = (words * real_words[:, None]) @ (regions * real_regions[:, None]).T
             torch.testing.assert_close(S[i, j], expected, rtol=1e-12, atol=1e-12)
 
@@ -74,8 +74,8 @@ def test_more_padding_changes_no_score_and_no_gradient():
     given = problem("both_masks").to(torch.float64)
     expected = definition(given)
     longer = [
-        Fragments(torch.nn.functional.pad(x, (0, 0, 0, 3), value=7.0), torch.nn.functional.pad(mask, (0, 3)))
-        for x, mask in (given.images, given.captions)
+        Prepared(torch.nn.functional.pad(x.units, (0, 0, 0, 3), value=7.0), torch.nn.functional.pad(x.mask, (0, 3)))
+        for x in (given.images, given.captions)
     ]
     scores, images, captions, scale = definition(given._replace(images=longer[0], captions=longer[1]))
     assert (images[:, -3:] == 0).all() and (captions[:, -3:] == 0).all()
@@ -91,7 +91,7 @@ def test_padding_gets_no_gradient():
 def test_masked_fragments_may_stand_anywhere():
     given = problem("both_masks").to(torch.float64)
     order = torch.randperm(9), torch.randperm(6)
-    moved = [Fragments(x[:, places], mask[:, places]) for (x, mask), places in zip(given[:2], order, strict=True)]
+    moved = [Prepared(x.units[:, places], x.mask[:, places]) for x, places in zip(given[:2], order, strict=True)]
     expected = plain.alignment_scores(*given[:3])
     torch.testing.assert_close(plain.alignment_scores(*moved, given.scale), expected, rtol=1e-12, atol=1e-12)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib.alignment import cpu_kernel, gpu_kernel, plain, tiled, tiles
-from lib.fragments import Fragments
+from lib.fragments import Prepared
 from tests.alignment.problems import (
     CASES,
     GRADIENTS,
@@ -96,25 +96,25 @@ def test_a_block_of_captions_of_any_length_gives_the_same(monkeypatch):
 @pytest.mark.parametrize("side", ["images", "captions"])
 def test_arrays_that_are_not_contiguous_give_the_same(side):
     given = problem("both_masks").to(torch.float64)
-    features, mask = getattr(given, side)
-    moved = features.transpose(0, 1).contiguous().transpose(0, 1)  # as evaluation lays out its tiles
+    units, mask = getattr(given, side).units, getattr(given, side).mask
+    moved = units.transpose(0, 1).contiguous().transpose(0, 1)  # as evaluation lays out its tiles
     assert not moved.is_contiguous()
-    found = in_evaluation(given._replace(**{side: Fragments(moved, mask)}))
+    found = in_evaluation(given._replace(**{side: Prepared(moved, mask)}))
     assert max(errors([found], definition(given)[:1])) < DOUBLE
 
 
 @pytest.mark.parametrize("side", ["images", "captions"])
 def test_padding_may_even_hold_nan(side):
     given = problem("both_masks").to(torch.float64)
-    features, mask = getattr(given, side)
-    spoilt = given._replace(**{side: Fragments(features.masked_fill(~mask[..., None], torch.nan), mask)})
+    units, mask = getattr(given, side).units, getattr(given, side).mask
+    spoilt = given._replace(**{side: Prepared(units.masked_fill(~mask[..., None], torch.nan), mask)})
     assert max(errors(outcome(torch_scores(spoilt), spoilt), definition(given))) < DOUBLE
 
 
 @pytest.mark.parametrize("leaf", [0, 1, 2], ids=["images", "captions", "tau"])
 def test_any_of_the_three_may_take_a_gradient_alone(leaf):
     given = problem("both_masks").to(torch.float64)
-    leaves = [given.images.features, given.captions.features, given.scale]
+    leaves = [given.images.units, given.captions.units, given.scale]
     leaves[leaf].requires_grad_()
     scores = torch_scores(given)(*given[:3])
     (found,) = torch.autograd.grad(scores.sum(), leaves[leaf])
@@ -144,9 +144,9 @@ def test_autocast_leaves_the_scores_in_float32():
 
 def test_a_second_derivative_is_refused():
     given = problem("one_of_all").to(torch.float64)
-    given.images.features.requires_grad_()
+    given.images.units.requires_grad_()
     scores = torch_scores(given)(*given[:3])
-    (gradient,) = torch.autograd.grad(scores.square().sum(), given.images.features, create_graph=True)
+    (gradient,) = torch.autograd.grad(scores.square().sum(), given.images.units, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.sum().backward()
 
@@ -154,7 +154,7 @@ def test_a_second_derivative_is_refused():
 def test_scoring_without_gradient_keeps_nothing():
     given = problem("both_masks")
     assert torch_scores(given)(*given[:3]).grad_fn is None
-    given.images.features.requires_grad_()
+    given.images.units.requires_grad_()
     assert in_evaluation(given).grad_fn is None
 
 

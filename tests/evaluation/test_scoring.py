@@ -255,13 +255,10 @@ BF16 = [(similarity, kernels) for similarity in ("esl_a", "esl_h") for kernels i
 
 
 @pytest.mark.parametrize(("similarity", "kernels"), BF16)
-def test_bf16_moves_no_recall_by_more_than_one_query(trained, similarity, kernels):
+def test_bf16_moves_no_score_by_more_than_a_hundredth_of_the_largest(trained, similarity, kernels):
     model, inputs, exact = trained(similarity)
     matrix = score_split(Runner(model, [CPU], "bf16", Way(kernels)), inputs).matrix
-    assert 0 < abs(matrix - exact).max() < 0.02 * abs(exact).max()
-    one = [100 / len(exact)] * 3 + [100 / exact.shape[1]] * 3  # of each direction's queries
-    moved = np.abs(np.subtract(recalls(matrix, inputs), recalls(exact, inputs)))
-    assert (moved <= np.add(one, 1e-9)).all(), moved
+    assert 0 < abs(matrix - exact).max() < 0.01 * abs(exact).max()
 
 
 @pytest.mark.parametrize(("similarity", "kernels"), BF16)
@@ -272,7 +269,7 @@ def test_bf16_multiplies_in_bfloat16_and_keeps_scores_of_float32(trained, simila
     score = head.score
 
     def keep(images, captions):
-        seen.append((images.features.dtype, captions.features.dtype))
+        seen.append((images.units.dtype, captions.units.dtype))
         return score(images, captions)
 
     monkeypatch.setattr(head, "score", keep)
@@ -317,7 +314,7 @@ def test_scoring_keeps_no_graph_on_any_device_and_no_weight_changes(dev, monkeyp
 
     def keep(head, images, captions):
         scores = score(head, images, captions)
-        graphs.extend(part.requires_grad for part in (images.features, captions.features, scores))
+        graphs.extend(part.requires_grad for part in (images.units, captions.units, scores))
         return scores
 
     monkeypatch.setattr(kind, "score", keep)

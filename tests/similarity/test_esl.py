@@ -304,8 +304,8 @@ def test_prepared_padding_is_zero_and_levels_stand_side_by_side(kind):
     assert head.sizes == [300, 150, 75, 37, 18, 9, 4, 2, 1]
     fragments = ragged(3, 4, 300, [4, 1, 2], torch.float32)
     for prepared in (head.prepare_images(fragments), head.prepare_captions(fragments)):
-        assert prepared.features.shape == (3, 4, sum(head.sizes)) and torch.equal(prepared.mask, fragments.mask)
-        assert (prepared.features[~fragments.mask] == 0).all()
+        assert prepared.units.shape == (3, 4, sum(head.sizes)) and torch.equal(prepared.mask, fragments.mask)
+        assert (prepared.units[~fragments.mask] == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["a", "h"])

@@ -8,7 +8,7 @@ import torch
 from lib.alignment import Way
 from lib.config import Option, Part
 from lib.errors import InputError
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Prepared
 from lib.functional import l2_normalize, masked_mean
 from lib.model import build_model, describe
 from lib.parallel import Runner
@@ -32,13 +32,13 @@ class MeanHead(SimilarityHead):
 
     embed_captions = embed_images
 
-    def prepare_images(self, images: Fragments) -> Fragments:
-        return Fragments.full(self.embed_images(images)[:, None])
+    def prepare_images(self, images: Fragments) -> Prepared:
+        return Prepared.full(self.embed_images(images)[:, None])
 
     prepare_captions = prepare_images
 
-    def score(self, images: Fragments, captions: Fragments) -> torch.Tensor:
-        return self.factor * images.features[:, 0] @ captions.features[:, 0].T
+    def score(self, images: Prepared, captions: Prepared) -> torch.Tensor:
+        return self.factor * images.units[:, 0] @ captions.units[:, 0].T
 
 
 @pytest.fixture
@@ -90,6 +90,21 @@ def test_calling_a_head_prepares_both_sides_and_scores(name):
     images, captions = Fragments.full(torch.randn(5, 3, 256)), Fragments.full(torch.randn(4, 2, 256))
     expected = head.score(head.prepare_images(images), head.prepare_captions(captions))
     assert expected.shape == (5, 4) and torch.equal(head(images, captions), expected)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_encoded_items_are_no_prepared_ones(name):
+    head, encoded = HEADS[name].make(256), Fragments.full(torch.randn(2, 3, 256))
+    prepared = head.prepare_images(encoded), head.prepare_captions(encoded)
+    wrong = [(encoded, encoded), (prepared[0], encoded), (encoded, prepared[1])]
+    compares_words = type(head).attention is not SimilarityHead.attention
+    for images, captions in wrong:
+        for function in (head.score, head.attention) if compares_words else (head.score,):
+            with pytest.raises(TypeError, match="encoded items where prepared ones are needed"):
+                function(images, captions)
+    for function in (head.prepare_images, head.prepare_captions, head.embed_images, head.embed_captions):
+        with pytest.raises((TypeError, AttributeError)):  # prepared items have neither features nor map
+            function(prepared[0])
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.fragments import Fragments
+from lib.fragments import Fragments, Prepared
 from lib.similarity.pooling import MeanPool, dot_products, mean_fragment
 
 
@@ -39,16 +39,16 @@ def test_a_single_fragment_is_its_own_mean():
     [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
 )
 def test_scores_of_all_pairs_are_products_in_float32_at_least(given, found):
-    images, captions = (Fragments.full(torch.randn(count, 1, 6).to(given)) for count in (3, 4))
+    images, captions = (Prepared.full(torch.randn(count, 1, 6).to(given)) for count in (3, 4))
     scores = dot_products(images, captions)
     assert scores.shape == (3, 4) and scores.dtype == found
-    expected = torch.einsum("bd,cd->bc", images.features[:, 0].double(), captions.features[:, 0].double())
+    expected = torch.einsum("bd,cd->bc", images.units[:, 0].double(), captions.units[:, 0].double())
     torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_scores_of_bfloat16_vectors_that_differ_little_do_not_tie():
-    images = Fragments.full(torch.ones(1, 1, 256, dtype=torch.bfloat16))
+    images = Prepared.full(torch.ones(1, 1, 256, dtype=torch.bfloat16))
     captions = torch.ones(2, 1, 256, dtype=torch.bfloat16)
     captions[1, 0, 0] = 1.0078125  # the next bfloat16; of 256 the next is 258
-    first, second = dot_products(images, Fragments.full(captions))[0].tolist()
+    first, second = dot_products(images, Prepared.full(captions))[0].tolist()
     assert (first, second) == (256.0, 256.0078125)

@@ -65,7 +65,7 @@ def test_a_prepared_item_is_one_fragment_its_unit_vector():
         (head.prepare_captions(captions), head.embed_captions(captions)),
     )
     for prepared, vectors in sides:
-        assert prepared.mask.all() and torch.equal(prepared.features, vectors[:, None])
+        assert prepared.mask.all() and torch.equal(prepared.units, vectors[:, None])
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors), dtype=torch.float64))
 
 
@@ -93,7 +93,7 @@ def test_products_in_bfloat16_have_scores_in_float32():
     prepared = [side.to(torch.bfloat16) for side in (head.prepare_images(images), head.prepare_captions(captions))]
     scores = head.score(*prepared)
     assert scores.dtype == torch.float32
-    exact = prepared[0].features[:, 0].double() @ prepared[1].features[:, 0].double().T
+    exact = prepared[0].units[:, 0].double() @ prepared[1].units[:, 0].double().T
     torch.testing.assert_close(scores.double(), exact, rtol=1e-6, atol=1e-6)  # the vectors are rounded, nothing else
 
 
