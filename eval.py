@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib.arguments import add_image_arguments, add_machine_arguments, add_path_arguments
-from lib.command_line import Parser, existing, positive, script
+from lib.commands.flags import add_image_arguments, add_machine_arguments, add_path_arguments
+from lib.console.parser import Parser, existing
+from lib.console.script import script
+from lib.core.errors import InputError
+from lib.core.values import positive
 from lib.datasets import DATA_NAME, data_set
 from lib.datasets.layout import precomp_folder
-from lib.errors import InputError
+from lib.evaluation.matrices.together import Setting, check_protocols
 from lib.evaluation.protocols import PROTOCOLS
 from lib.evaluation.queries import check_table_name
-from lib.evaluation.saved import Setting, check_protocols
 from lib.evaluation.tables import FORMS
 
 RELEASED, ZERO_SHOT = Path("runs/release_weights"), Path("runs/zero_shot")
@@ -88,7 +90,7 @@ def released_files(dataset: str) -> list[str]:
 @script
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    from lib.jobs.evaluation import evaluate_all  # imports torch, for which no error in the flags should wait
+    from lib.commands.evaluate import evaluate_all  # imports torch, for which no error in the flags should wait
 
     evaluate_all(args)
 

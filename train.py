@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from lib.arguments import (
+from lib.commands.flags import (
     add_data_arguments,
     add_image_arguments,
     add_machine_arguments,
@@ -14,7 +14,8 @@ from lib.arguments import (
     add_training_arguments,
     check_training,
 )
-from lib.command_line import Parser, command_line, script
+from lib.console.parser import Parser
+from lib.console.script import command_line, script
 from lib.datasets.layout import precomp_folder
 
 
@@ -38,7 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     precomp_folder(args.data_path, args.data_name)  # a missing folder is said before torch is imported
-    from lib.jobs.training import train
+    from lib.commands.train import train
 
     train(args, command_line(argv))
 

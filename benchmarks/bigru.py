@@ -14,8 +14,8 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from benchmarks.common import machine, median_time, print_table
+from lib.core.fragments import Tokens
 from lib.encoders.bigru import BiGRUEncoder
-from lib.fragments import Tokens
 
 COLUMNS = ("what", "seconds", "GRU alone", "ratio")
 

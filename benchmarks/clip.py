@@ -13,12 +13,12 @@ import time
 import torch
 
 from benchmarks.common import machine, print_table
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
+from lib.core.fragments import Tokens
+from lib.core.precision import PRECISIONS, set_precision
 from lib.datasets.loaders import TrainBatch
-from lib.fragments import Tokens
+from lib.distributed.runner import Runner
 from lib.model import build_model, complete
-from lib.parallel import Runner
-from lib.precision import PRECISIONS, set_precision
 from lib.training.engine import Trainer
 from lib.training.losses import build_loss
 from lib.training.optim import build_optimizer

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lib.files import write_json as _write_json
-from lib.machine import available_cores
+from lib.core.machine import available_cores
+from lib.files.writing import write_json as _write_json
 
 
 def machine() -> str:

@@ -15,13 +15,13 @@ from transformers import BertConfig
 
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.scoring import timed
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
+from lib.core.fragments import Fragments, Tokens
+from lib.core.precision import PRECISIONS, set_precision
+from lib.distributed.runner import Runner
 from lib.encoders.bert import bert_values
-from lib.evaluation import scoring
-from lib.fragments import Fragments, Tokens
+from lib.inference import scoring
 from lib.model import build_model, complete
-from lib.parallel import Runner
-from lib.precision import PRECISIONS, set_precision
 
 COLUMNS = ("what", "seconds", "items / s", "x floor")
 

@@ -20,11 +20,12 @@ import torchvision
 from PIL import Image, features
 from torch.utils.data import DataLoader, Dataset
 
-from lib.command_line import script
-from lib.datasets.images import ImageFolder, find_images, read_image
+from lib.console.script import script
+from lib.core.errors import InputError
+from lib.datasets.images import ImageFolder, find_images
 from lib.encoders.grid import grid_transform
 from lib.encoders.transforms import SquareTransform, input_size, resize
-from lib.errors import InputError
+from lib.files.images import read_image
 
 SIZES = ((640, 480), (640, 427), (480, 640), (500, 375), (500, 333), (375, 500))  # of COCO and Flickr30K
 

@@ -11,8 +11,8 @@ import argparse
 import numpy as np
 
 from benchmarks.common import machine, median_time, print_table, write_json
-from lib.command_line import script
-from lib.errors import InputError
+from lib.console.script import script
+from lib.core.errors import InputError
 from lib.evaluation.comparison import compare
 from lib.evaluation.metrics import caption_owners, five_fold, ranks, retrieval_metrics
 from lib.evaluation.queries import answer

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib.fragments import Fragments
-from lib.functional import l2_normalize
+from lib.core.fragments import Fragments
+from lib.core.functional import l2_normalize
 from lib.similarity.esl import ESL
 
 

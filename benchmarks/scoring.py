@@ -14,11 +14,11 @@ import torch
 
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.released_loop import score_by_caption
-from lib.alignment import Way
-from lib.config import KERNELS
-from lib.fragments import Fragments
-from lib.precision import PRECISIONS, set_precision
+from lib.core.config import KERNELS
+from lib.core.fragments import Fragments
+from lib.core.precision import PRECISIONS, set_precision
 from lib.similarity import HEADS
+from lib.similarity.alignment import Way
 
 COLUMNS = ("case", "floor ms", "GFLOP/s", "ours ms", "ours / floor", "loop ms", "loop / ours")
 

@@ -18,15 +18,15 @@ from transformers import BertConfig
 from benchmarks.common import machine, print_table, write_json
 from benchmarks.released_loop import score_by_caption
 from benchmarks.scoring import items, timed
-from lib.alignment import Way
-from lib.alignment.tiles import product
-from lib.config import KERNELS, ModelConfig
+from lib.core.config import KERNELS, ModelConfig
+from lib.core.fragments import Fragments, Tokens
+from lib.core.precision import PRECISIONS, at_least_float32, set_precision
 from lib.encoders.backbones import SOURCES
 from lib.encoders.bert import bert_values
-from lib.fragments import Fragments, Tokens
 from lib.model import build_model, complete
-from lib.precision import PRECISIONS, at_least_float32, set_precision
 from lib.similarity import HEADS
+from lib.similarity.alignment import Way
+from lib.similarity.alignment.tiles import product
 from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer
 

@@ -7,14 +7,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from lib.config import EMBED_SIZE, ImageEncoderPart, ModelConfig, Paths, TextEncoderPart, row
-from lib.datasets.inputs import Reads
-from lib.datasets.tokenisers import TOKENISERS
+from lib.core.config import EMBED_SIZE, ImageEncoderPart, ModelConfig, Paths, TextEncoderPart, row
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments, Tokens
+from lib.core.machine import free_memory
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.encoders.encoder import ImageEncoder, TextEncoder
-from lib.errors import InputError
-from lib.fragments import Fragments, Tokens
-from lib.machine import free_memory
 from lib.similarity import HEADS
 from lib.similarity.head import SimilarityHead
 
@@ -79,16 +77,6 @@ def complete(config: ModelConfig, paths: Paths | None = None) -> ModelConfig:
         similarity_options=head.complete(config.embed_size, config.similarity_options),
         image_options=image.complete(config.embed_size, image_options),
         text_options=text.complete(config.embed_size, text_options),
-    )
-
-
-def reads(config: ModelConfig, paths: Paths) -> Reads:
-    """What the encoders of a complete configuration read; InputError for a tokeniser that isn't the model's."""
-    transform, tokeniser = image_part(config).transform, TOKENISERS[text_part(config).tokeniser]
-    return Reads(
-        tokeniser(config.text_options, paths),
-        config.image_options.get("img_dim"),
-        transform and transform(config.image_options),
     )
 
 

@@ -11,10 +11,10 @@ import torch
 
 import eval as evaluation_script
 import train as training_script
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
+from lib.core.fragments import Fragments, Tokens
 from lib.datasets.inputs import Inputs, Reads, open_inputs
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
-from lib.fragments import Fragments, Tokens
 from lib.model import complete
 from lib.training import tracking  # noqa: F401  first of all it makes protobuf readable
 

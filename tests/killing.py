@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-import lib.jobs.training as job
+import lib.commands.train as job
 import train as script
 from lib.training.engine import Trainer
 from lib.training.stopping import STOPPED

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-IMPORTED = ["lib.jobs.training", "lib.jobs.evaluation", "lib.tools.runs", "tests.killing", "tests.sharing"]
+IMPORTED = ["lib.commands.train", "lib.commands.evaluate", "lib.tools.runs", "tests.killing", "tests.sharing"]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(IMPORTED)
 

@@ -15,11 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from lib import distributed
+from lib.core.fragments import Fragments, Tokens
 from lib.datasets.loaders import TrainBatch
-from lib.distributed import build_runner, joined, rank, share, size
-from lib.evaluation.scoring import score_split
-from lib.fragments import Fragments, Tokens
+from lib.distributed import messages as distributed
+from lib.distributed.launch import joined, rank, share, size
+from lib.distributed.runner import build_runner
+from lib.inference.scoring import score_split
 from lib.model import build_model
 from lib.training.engine import Trainer
 from lib.training.losses import HingeTriplet

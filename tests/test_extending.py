@@ -17,8 +17,8 @@ from lib.datasets import DATA_SETS
 from lib.datasets.tokenisers import TOKENISERS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.similarity import HEADS
-from lib.tools import score
 from lib.tools.gallery import __main__ as gallery
+from lib.tools.score import __main__ as score
 from lib.training import LOSSES
 from tests.helpers import content, run_differences, threads
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from lib.checkpoint import load_model, read_checkpoint
+from lib.core.fragments import Fragments, Tokens
+from lib.core.functional import l2_normalize
+from lib.distributed.runner import Runner
 from lib.encoders.fields import BERT as FIELDS
-from lib.fragments import Fragments, Tokens
-from lib.functional import l2_normalize
-from lib.parallel import Runner
 from lib.similarity import HEADS
 from lib.similarity.gpo import GPO
 from lib.training.losses import HingeTriplet

@@ -9,21 +9,28 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = [path.relative_to(ROOT / "lib") for path in sorted((ROOT / "lib").rglob("*.py"))]
 ELSEWHERE = {  # a module → the file that tests it, as CONTRIBUTING.md says
-    "archives.py": "attack/test_archives.py",
     "checkpoint/__init__.py": "test_shell.py",
     "checkpoint/__main__.py": "checkpoint/test_cli.py",
     "checkpoint/formats.py": "checkpoint/test_cli.py",
-    "checkpoint/vse_files.py": "checkpoint/test_released.py",
-    "checkpoint/zero_shot.py": "test_train_clip.py",
+    "checkpoint/released/vse.py": "checkpoint/released/test_esl.py",
+    "checkpoint/zero_shot.py": "commands/test_train_clip.py",
+    "console/script.py": "console/test_parser.py",
     "datasets/__init__.py": "datasets/test_data_sets.py",
+    "distributed/batchnorm.py": "distributed/test_messages.py",
+    "distributed/launch.py": "distributed/test_messages.py",
     "encoders/__init__.py": "encoders/test_encoder.py",
-    "jobs/evaluation.py": "test_eval.py",
-    "jobs/training.py": "test_train.py",
-    "pickles.py": "test_pytorch_files.py",
-    "tools/extraction.py": "tools/test_extract.py",
+    "files/archives.py": "attack/test_archives.py",
+    "files/images.py": "attack/test_images.py",
+    "files/pickles.py": "files/test_pytorch.py",
+    "files/reading.py": "files/test_writing.py",
+    "inference/attention.py": "tools/score/test_main.py",
+    "inference/reads.py": "test_model.py",
+    "tools/extract/extraction.py": "tools/extract/test_main.py",
     "tools/gallery/attention.py": "tools/gallery/test_main.py",
     "tools/prepare/__main__.py": "tools/prepare/test_check.py",
-    "tools/scoring.py": "tools/test_score.py",
+    "tools/score/scoring.py": "tools/score/test_main.py",
+    "training/console.py": "training/test_tracking.py",
+    "training/progress.py": "training/test_tracking.py",
 }
 
 

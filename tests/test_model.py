@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from lib import model as module
-from lib.config import ModelConfig, Option, Part
+from lib.core.config import ModelConfig, Option, Part
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments, Tokens
 from lib.encoders.bert import bert_values, load_bert_config
 from lib.encoders.fields import BERT as FIELDS
-from lib.errors import InputError
-from lib.fragments import Fragments, Tokens
-from lib.model import build_model, check_memory, complete, describe, image_part, reads, text_part
+from lib.inference.reads import reads
+from lib.model import build_model, check_memory, complete, describe, image_part, text_part
 from lib.similarity import HEADS as ROWS
 from lib.training.losses import HingeTriplet
 from tests.helpers import BERT, HEADS, small_batch, small_config

@@ -14,12 +14,12 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib.alignment import gpu_kernel, tiled
-from lib.evaluation import scoring
-from lib.fragments import Fragments, Tokens
+from lib.core.fragments import Fragments, Tokens
+from lib.distributed.runner import Runner
+from lib.inference import scoring
 from lib.model import build_model
-from lib.parallel import Runner
 from lib.similarity import gpo
+from lib.similarity.alignment import gpu_kernel, tiled
 from lib.training.engine import Trainer
 from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer

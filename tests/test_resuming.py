@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import lib.jobs.training as job
+import lib.commands.train as job
 import train as script
 from lib.checkpoint import read_checkpoint
 from lib.checkpoint.digests import sealed

@@ -21,8 +21,8 @@ from benchmarks.gpu.checks import CHECKS
 from benchmarks.gpu.costs import step_costs
 from benchmarks.gpu.measurements import Measurement, measurements
 from benchmarks.gpu.tables import Table
-from lib.files import write_json
-from lib.parallel import visible_devices
+from lib.distributed.launch import visible_devices
+from lib.files.writing import write_json
 
 
 def environment(device: torch.device) -> str:

@@ -11,13 +11,13 @@ import torch
 from transformers import BertConfig
 
 from lib.checkpoint import load_model, read_checkpoint
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
+from lib.core.fragments import Fragments, Tokens
+from lib.core.precision import set_precision
 from lib.datasets.loaders import TrainBatch
+from lib.distributed.runner import Runner
 from lib.encoders.bert import bert_values
-from lib.fragments import Fragments, Tokens
 from lib.model import MatchingModel, build_model, complete
-from lib.parallel import Runner
-from lib.precision import set_precision
 from lib.tools.sample.writing import SampleConfig, write_sample
 from lib.training.engine import Trainer
 from lib.training.losses import HingeTriplet

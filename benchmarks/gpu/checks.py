@@ -11,16 +11,16 @@ import torch
 
 from benchmarks.gpu.bench import ALL_NEGATIVES, Bench, distance, gradients
 from benchmarks.gpu.processes import shared_gradients
-from lib.alignment import Way, alignment_scores, gpu_kernel, plain
 from lib.checkpoint import load_model, read_checkpoint
+from lib.core.fragments import Fragments, Prepared
+from lib.core.precision import set_precision
 from lib.datasets.inputs import open_inputs
+from lib.distributed.runner import Runner
 from lib.evaluation.metrics import retrieval_metrics
-from lib.evaluation.scoring import score_split
-from lib.fragments import Fragments, Prepared
-from lib.model import reads
-from lib.parallel import Runner
-from lib.precision import set_precision
+from lib.inference.reads import reads
+from lib.inference.scoring import score_split
 from lib.similarity import HEADS
+from lib.similarity.alignment import Way, alignment_scores, gpu_kernel, plain
 from lib.training.losses import HingeTriplet
 from lib.training.resuming import resume
 from lib.training.run import Run

@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import print_table
 from benchmarks.gpu.bench import FULL, Bench
 from benchmarks.gpu.tables import Table
-from lib.alignment import tiled
+from lib.core.precision import at_least_float32, encoding
 from lib.datasets.loaders import TrainBatch
-from lib.precision import at_least_float32, encoding
+from lib.similarity.alignment import tiled
 from lib.training.losses import HingeTriplet
 
 CPU = torch.device("cpu")

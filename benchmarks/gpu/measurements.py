@@ -13,11 +13,12 @@ from typing import NamedTuple
 from benchmarks import encoding, ranking, scoring, training_step
 from benchmarks.gpu.bench import ALL_NEGATIVES, Bench
 from benchmarks.gpu.tables import Table
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
 from lib.datasets.inputs import open_inputs
 from lib.datasets.loaders import train_loader
 from lib.encoders.bert import bert_values, load_bert_config
-from lib.model import complete, reads
+from lib.inference.reads import reads
+from lib.model import complete
 
 
 class Measurement(NamedTuple):

@@ -8,9 +8,10 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from benchmarks.gpu.bench import ALL_NEGATIVES, Bench, Sizes, gradients
+from lib.core.fragments import Tokens
 from lib.datasets.loaders import TrainBatch
-from lib.distributed import build_runner, first, joined, own_devices, share
-from lib.fragments import Tokens
+from lib.distributed.launch import first, joined, own_devices, share
+from lib.distributed.runner import build_runner
 
 
 def shared_gradients(bench: Bench, count: int = 2) -> dict[str, torch.Tensor]:

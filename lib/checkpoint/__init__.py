@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
-    "Checkpoint": "content",
-    "convert": "files",
+    "Checkpoint": "checkpoint",
+    "convert": "reading",
     "load_for": "loading",
     "load_model": "loading",
-    "read_checkpoint": "files",
-    "save_checkpoint": "ours",
+    "read_checkpoint": "reading",
+    "save_checkpoint": "native",
 }
 __all__ = list(_HOMES)
 

@@ -7,8 +7,9 @@ import dataclasses
 import os
 
 from lib.checkpoint.formats import FORMATS
-from lib.command_line import Parser, existing, script
-from lib.errors import InputError
+from lib.console.parser import Parser, existing
+from lib.console.script import script
+from lib.core.errors import InputError
 
 _WRITTEN = {"ours": "our format", "safetensors": "safetensors, its configuration in the metadata"}
 _BERT_HELP = (
@@ -35,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     args = parser().parse_args(argv)
     from lib.checkpoint import convert, read_checkpoint
-    from lib.checkpoint.files import checkpoint_file
     from lib.checkpoint.loading import check_complete
+    from lib.checkpoint.reading import checkpoint_file
     from lib.encoders.bert import bert_values, load_bert_config
 
     paths = {} if args.bert_path is None else {"bert_values": bert_values(load_bert_config(args.bert_path))}

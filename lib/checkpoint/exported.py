@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lib.checkpoint import ours
-from lib.checkpoint.content import Checkpoint
+from lib.checkpoint import native as ours
+from lib.checkpoint.checkpoint import Checkpoint
 from lib.checkpoint.digests import sealed
-from lib.errors import InputError
-from lib.safetensors_files import METADATA, write_safetensors
+from lib.core.errors import InputError
+from lib.files.safetensors import METADATA, write_safetensors
 
 name_of = ours.name_of
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lib.config import lazy
+from lib.core.config import lazy
 
 
 class Format(NamedTuple):
@@ -26,9 +26,9 @@ def _of(module: str) -> Format:
 
 
 FORMATS = {
-    "ours": _of("lib.checkpoint.ours"),
-    "released_bigru": _of("lib.checkpoint.released_bigru"),
-    "released_clip": _of("lib.checkpoint.released_clip"),
-    "released": _of("lib.checkpoint.released"),
+    "ours": _of("lib.checkpoint.native"),
+    "released_bigru": _of("lib.checkpoint.released.bigru"),
+    "released_clip": _of("lib.checkpoint.released.clip"),
+    "released": _of("lib.checkpoint.released.esl"),
     "safetensors": _of("lib.checkpoint.exported"),
 }

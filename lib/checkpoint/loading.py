@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from lib.checkpoint.content import Checkpoint
+from lib.checkpoint.checkpoint import Checkpoint
 from lib.checkpoint.formats import FORMATS
-from lib.config import ModelConfig
-from lib.errors import InputError, shown
+from lib.core.config import ModelConfig
+from lib.core.errors import InputError, shown
+from lib.files.weights import check_fit, load_strictly
 from lib.model import MatchingModel, build_model, image_part, text_part
-from lib.weights import check_fit, load_strictly
 
 
 def load_model(checkpoint: Checkpoint) -> MatchingModel:

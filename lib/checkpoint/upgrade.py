@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib.errors import InputError, shown
+from lib.core.errors import InputError, shown
 
 VERSION, DIGESTS_SINCE = 4, 4
 

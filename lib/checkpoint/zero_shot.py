@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib.checkpoint.ours import save_checkpoint
-from lib.config import ModelConfig
+from lib.checkpoint.native import save_checkpoint
+from lib.core.config import ModelConfig
 from lib.encoders.clip import load_clip_config
 from lib.model import build_model
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 
 PLAIN_NAME = re.compile(r"\w[\w.-]*")
 

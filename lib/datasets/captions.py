@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from lib.core.errors import InputError
 from lib.datasets.tokenisers import Tokeniser
-from lib.errors import InputError
-from lib.files import read_lines
+from lib.files.reading import read_lines
 
 CHUNK = 8192  # captions per tokeniser call
 

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lib.config import DEFAULT_LIMITS, ImageLimits
+from lib.core.fragments import Fragments
 from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.images import ImageFolder, RawImages
 from lib.datasets.layout import image_folder, read_id_mapping
 from lib.datasets.regions import RegionFeatures
 from lib.datasets.splits import Split, open_split
 from lib.datasets.tokenisers import Tokeniser
-from lib.fragments import Fragments
+from lib.files.images import DEFAULT_LIMITS, ImageLimits
 
 SIZE_AUGMENT = 0.2  # probability that a region is dropped while training
 

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.core.errors import InputError
 from lib.datasets import DATA_SETS, PLAIN_NAME, data_set
-from lib.errors import InputError
-from lib.files import read_json
+from lib.files.reading import read_json
 
 
 @dataclass(frozen=True)

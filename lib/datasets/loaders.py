@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments, Tokens
 from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.inputs import Inputs
-from lib.errors import InputError
-from lib.fragments import Fragments, Tokens
 
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lib.errors import InputError
-from lib.files import opened
-from lib.npy_files import EXPECTED, Header, map_array, read_header
+from lib.core.errors import InputError
+from lib.files.npy import EXPECTED, Header, map_array, read_header
+from lib.files.reading import opened
 
 
 class RegionFeatures:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lib.core.errors import InputError
 from lib.datasets import data_set
 from lib.datasets.captions import read_captions
 from lib.datasets.layout import SplitFiles, find_split
 from lib.datasets.regions import RegionFeatures
-from lib.errors import InputError
-from lib.files import read_ids
+from lib.files.reading import read_ids
 
 
 class ImageIndex(NamedTuple):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from lib.command_line import positive
-from lib.config import ImageEncoderPart, Option, TextEncoderPart, lazy
+from lib.core.config import ImageEncoderPart, Option, TextEncoderPart, lazy
+from lib.core.values import Number, positive
 from lib.encoders import fields
-from lib.values import Number
 
 SOURCES = ("detector", "wsl", "imagenet_res152", "tiny")  # of the grid encoder's backbones
 SCALE = Number(float, 1 / 256, 64)  # of squares of 256 pixels

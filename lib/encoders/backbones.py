@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, ResNet152_Weights, resnet101, resnet152, resnext101_32x8d
 
+from lib.core.errors import InputError, listed
 from lib.encoders import SOURCES
 from lib.encoders.resnet import caffe_style, tiny_resnet
-from lib.errors import InputError, listed
-from lib.pytorch_files import read_file
-from lib.weights import load_strictly, state_dict_of
+from lib.files.pytorch import read_file
+from lib.files.weights import load_strictly, state_dict_of
 
 CHANNELS = 2048  # of every backbone's feature map
 

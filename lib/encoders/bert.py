@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import BertConfig, BertModel
 
+from lib.core.fragments import Fragments, Tokens, on_device
 from lib.encoders.encoder import TextEncoder
 from lib.encoders.fields import BERT
 from lib.encoders.pretrained import load_pretrained, own_config, whole_model
-from lib.fragments import Fragments, Tokens, on_device
 
 BUCKET_TOKENS = {"cpu": 512, "cuda": 4096}  # tokens that keep the device busy; a smaller bucket only adds overhead
 MOST_BUCKETS = 8

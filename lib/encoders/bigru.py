@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lib.config import Paths
+from lib.core.config import Paths
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments, Tokens, on_device
 from lib.encoders.encoder import TextEncoder
-from lib.encoders.word_vectors import read_word_vectors
-from lib.errors import InputError
-from lib.fragments import Fragments, Tokens, on_device
-from lib.vocabulary import HOW, read_vocabulary
+from lib.files.vocabulary import HOW, read_vocabulary
+from lib.files.word_vectors import read_word_vectors
 
 
 class BiGRUEncoder(TextEncoder):

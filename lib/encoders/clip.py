@@ -20,17 +20,17 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from lib.config import Paths
+from lib.core.config import Paths
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments, Tokens
 from lib.encoders import openai_clip
 from lib.encoders.encoder import ImageEncoder, TextEncoder
 from lib.encoders.fields import CLIP_IMAGE, CLIP_TEXT
 from lib.encoders.grid import kept_cells
 from lib.encoders.pretrained import known_values, load_pretrained, own_values, whole_model
 from lib.encoders.stages import fix_stages, in_stages
-from lib.errors import InputError
-from lib.fragments import Fragments, Tokens
-from lib.pytorch_files import read_file
-from lib.weights import load_strictly, state_dict_of
+from lib.files.pytorch import read_file
+from lib.files.weights import load_strictly, state_dict_of
 
 
 class ClipImageEncoder(ImageEncoder):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lib.fragments import Fragments, Tokens
+from lib.core.fragments import Fragments, Tokens
 
 
 class ImageEncoder(nn.Module):

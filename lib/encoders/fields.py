@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lib.values import Choice, Number, Several, Switch
+from lib.core.values import Choice, Number, Several, Switch
 
 WIDTH, LAYERS, HEADS = Number(int, 1, 1 << 16), Number(int, 1, 256), Number(int, 1, 1024)
 ENTRIES, LENGTH, PIXELS = Number(int, 2, 1 << 24), Number(int, 2, 1 << 20), Number(int, 1, 1 << 14)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, nn
 
+from lib.core.fragments import Fragments
+from lib.core.host_random import host_rand
 from lib.encoders.backbones import CHANNELS, build_backbone
 from lib.encoders.encoder import ImageEncoder
 from lib.encoders.regions import projection
 from lib.encoders.transforms import SquareTransform, bgr_minus_mean, imagenet_normalize, input_size
-from lib.fragments import Fragments
-from lib.host_random import host_rand
 
 
 class GridEncoder(ImageEncoder):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.errors import InputError, listed
+from lib.core.errors import InputError, listed
 
 HEAD_SIZE = 64  # of every attention in CLIP's files, which do not state it
 _TOWERS = {"visual.": "vision_model.", "": "text_model."}

@@ -12,8 +12,8 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from lib.errors import InputError, listed, shown
-from lib.values import problem
+from lib.core.errors import InputError, listed, shown
+from lib.core.values import problem
 
 
 def load_pretrained(flag: str, path: str | Path, load: Callable[[str], Any], what: str = "BERT") -> Any:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lib.core.fragments import Fragments
 from lib.encoders.encoder import ImageEncoder
-from lib.fragments import Fragments
 
 
 class RegionEncoder(ImageEncoder):

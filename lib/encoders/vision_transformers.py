@@ -22,13 +22,13 @@ from transformers import (
     ViTModel,
 )
 
-from lib.config import Paths
+from lib.core.config import Paths
+from lib.core.errors import InputError
 from lib.encoders import fields
 from lib.encoders.grid import GridEncoder
 from lib.encoders.pretrained import load_pretrained, own_config, whole_model
 from lib.encoders.stages import Stages, fix_stages, in_stages
 from lib.encoders.transforms import SquareTransform
-from lib.errors import InputError
 
 
 class Kind(NamedTuple):

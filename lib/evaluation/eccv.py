@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.errors import InputError
-from lib.evaluation.cxc_annotations import GALLERY_FILES, Gallery, Rows
+from lib.core.errors import InputError
+from lib.evaluation.cxc.annotations import GALLERY_FILES, Gallery, Rows
 from lib.evaluation.queries import Answers, answer
 from lib.evaluation.tables import Table
-from lib.files import read_ids
+from lib.files.reading import read_ids
 
 FOLDS, CUTS = 5, (1, 5, 10)
 RECALLS = {"coco_1k": "COCO 1K", "coco_5k": "COCO 5K", "cxc": "CxC"}

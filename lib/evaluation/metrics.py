@@ -2,8 +2,8 @@
 
 Letters: N images, C captions, K cut-off of a recall.
 
-The tie rule, here and in `lib.evaluation.cxc`: of two items with the same score the wrong one ranks before the right
-one. A constant matrix therefore gets the worst ranks, never perfect ones.
+The tie rule, here and in `lib.evaluation.cxc.scores`: of two items with the same score the wrong one ranks before the
+right one. A constant matrix therefore gets the worst ranks, never perfect ones.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lib.errors import InputError
-from lib.machine import available_cores
+from lib.core.errors import InputError
+from lib.core.machine import available_cores
 
 BLOCK_ROWS = 64  # rows taken from the matrix at once: what a memory-mapped or column-major matrix costs in memory
 MOST_THREADS = 8  # reading memory stops getting faster beyond a few

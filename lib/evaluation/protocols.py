@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.errors import InputError
-from lib.evaluation.cxc import cxc_correlations, cxc_recalls
-from lib.evaluation.cxc_annotations import Annotations, read_annotations
+from lib.core.errors import InputError
+from lib.evaluation.cxc.annotations import Annotations, read_annotations
+from lib.evaluation.cxc.scores import cxc_correlations, cxc_recalls
 from lib.evaluation.eccv import Reference, eccv_tables, evaluate_eccv, read_eccv
 from lib.evaluation.report import correlation_table, cxc_table
 from lib.evaluation.tables import Table

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.errors import InputError
+from lib.core.errors import InputError
+from lib.core.machine import available_cores
 from lib.evaluation.metrics import MOST_THREADS, caption_owners, check_matrix
-from lib.files import atomic_write
-from lib.machine import available_cores
+from lib.files.writing import atomic_write
 
 BEST = 10  # items shown of each query
 BLOCK = 1 << 19  # scores looked at together: they stay in cache

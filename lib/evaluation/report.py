@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.errors import InputError
-from lib.evaluation.cxc import Correlation, TaskRecalls
+from lib.core.errors import InputError
+from lib.evaluation.cxc.scores import Correlation, TaskRecalls
 from lib.evaluation.metrics import (
     Recalls,
     Retrieval,

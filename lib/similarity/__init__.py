@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lib.config import Option, Part, lazy
-from lib.values import Number
+from lib.core.config import Option, Part, lazy
+from lib.core.values import Number
 
 NORMS = {
     "no_imgnorm": Option(False, "do not l2-normalise the image side"),

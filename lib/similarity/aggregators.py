@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lib.errors import InputError
-from lib.functional import l2_normalize
+from lib.core.errors import InputError
+from lib.core.functional import l2_normalize
 
 AGGREGATIONS = 8  # 9 levels with level 0
 

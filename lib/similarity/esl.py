@@ -11,11 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lib.alignment import alignment_scores, images_per_tile
-from lib.alignment.plain import word_region_similarity
-from lib.fragments import Fragments, Prepared
-from lib.functional import l2_normalize, masked_mean
+from lib.core.fragments import Fragments, Prepared
+from lib.core.functional import l2_normalize, masked_mean
 from lib.similarity.aggregators import AdaptiveAggregator, Aggregator, HeuristicAggregator, level_sizes
+from lib.similarity.alignment import alignment_scores, images_per_tile
+from lib.similarity.alignment.plain import word_region_similarity
 from lib.similarity.head import SimilarityHead
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lib.fragments import Fragments, Prepared
+from lib.core.fragments import Fragments, Prepared
 from lib.similarity.aggregators import AdaptiveAggregator, Aggregator, HeuristicAggregator
 from lib.similarity.esl import ESL, ThresholdContribution, esl
 from lib.similarity.head import SimilarityHead

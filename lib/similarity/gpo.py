@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lib.fragments import Fragments, on_device
-from lib.functional import masked_softmax
+from lib.core.fragments import Fragments, on_device
+from lib.core.functional import masked_softmax
 
 
 def positional_encoding(length: int, size: int, dtype=torch.float32, device=None) -> Tensor:

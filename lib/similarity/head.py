@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lib.alignment import Way
-from lib.fragments import Fragments, Prepared
+from lib.core.fragments import Fragments, Prepared
+from lib.similarity.alignment import Way
 
 
 class SimilarityHead(nn.Module):

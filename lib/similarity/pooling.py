@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lib.fragments import Fragments, Prepared
-from lib.functional import masked_mean
+from lib.core.fragments import Fragments, Prepared
+from lib.core.functional import masked_mean
 
 
 class MeanPool(nn.Module):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lib.fragments import Fragments, Prepared
-from lib.functional import l2_normalize
+from lib.core.fragments import Fragments, Prepared
+from lib.core.functional import l2_normalize
 from lib.similarity.gpo import GPO
 from lib.similarity.head import SimilarityHead
 from lib.similarity.pooling import MeanPool, dot_products

@@ -11,15 +11,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from lib.command_line import Parser, not_negative, positive, script
+from lib.console.parser import Parser
+from lib.console.script import script
+from lib.core.errors import InputError
+from lib.core.provenance import provenance
+from lib.core.values import not_negative, positive
 from lib.datasets import data_set
-from lib.errors import InputError
 from lib.evaluation.comparison import DRAWS, FIGURES, Compared, Estimate, compare
+from lib.evaluation.matrices.together import open_saved
 from lib.evaluation.report import ranked_galleries
-from lib.evaluation.saved import open_saved
 from lib.evaluation.tables import FORMS, Table, printed
-from lib.files import check_target, write_json
-from lib.provenance import provenance
+from lib.files.writing import check_target, write_json
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

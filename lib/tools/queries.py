@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib.command_line import Parser, script
+from lib.console.parser import Parser
+from lib.console.script import script
+from lib.evaluation.matrices.together import open_items, open_saved
 from lib.evaluation.queries import answer_folds, check_table_name, save_queries, table_paths
-from lib.evaluation.saved import open_items, open_saved
-from lib.files import check_target
+from lib.files.writing import check_target
 
 MATRIX = "a matrix of eval.py --save_results, or of another form that eval_ensemble.py reads"
 

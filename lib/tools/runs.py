@@ -7,9 +7,11 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lib.command_line import Parser, script
-from lib.errors import InputError, shown
-from lib.files import atomic_write, check_target, read_json
+from lib.console.parser import Parser
+from lib.console.script import script
+from lib.core.errors import InputError, shown
+from lib.files.reading import read_json
+from lib.files.writing import atomic_write, check_target
 from lib.training.record import CONFIG, METRICS, digest_of, read_lines_of_json
 
 FORMATS = (".png", ".pdf", ".svg")

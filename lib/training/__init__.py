@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lib.command_line import not_negative
-from lib.config import Option, Part, lazy
+from lib.core.config import Option, Part, lazy
+from lib.core.values import not_negative
 
 LOSSES = {
     "hinge": Part(

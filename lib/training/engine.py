@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.core.errors import InputError, listed
+from lib.core.fragments import Fragments
 from lib.datasets.loaders import Loader, TrainBatch
-from lib.distributed import rank
-from lib.errors import InputError, listed
-from lib.fragments import Fragments
-from lib.parallel import Runner, seed_devices
+from lib.distributed.launch import rank
+from lib.distributed.runner import Runner, seed_devices
 from lib.training.optim import learning_rates, set_learning_rates, step_if
+from lib.training.progress import EpochLog, Step
+from lib.training.randomness import random_state, set_random_state
 from lib.training.schedule import Phase, Schedule
-from lib.training.tracking import EpochLog, Step
 
 logger = logging.getLogger("esl")
 MOST_SKIPPED = 3
@@ -158,15 +159,3 @@ class ChunkedEncoding:
             features.backward(self.fragments.features.grad[start : start + len(features)])
             start += len(features)
         set_random_state(after, self.device)
-
-
-def random_state(device: torch.device):
-    """The states of torch's generators that an encoder on `device` draws from."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if device.type == "cuda" else None
-
-
-def set_random_state(state, device: torch.device) -> None:
-    """Go back to what `random_state` returned."""
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state_all(state[1])

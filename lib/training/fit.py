@@ -6,18 +6,18 @@ import logging
 import time
 from collections.abc import Callable
 
+from lib.core.errors import InputError
 from lib.datasets.loaders import Loader
-from lib.distributed import rank
-from lib.errors import InputError
+from lib.distributed.launch import rank
 from lib.evaluation.metrics import Retrieval
 from lib.evaluation.report import recall_table
 from lib.evaluation.tables import text
 from lib.training.engine import Trainer
+from lib.training.progress import EpochLog
 from lib.training.randomness import set_random_states
 from lib.training.resuming import TOTALS
 from lib.training.run import Run
 from lib.training.stopping import Stopped
-from lib.training.tracking import EpochLog
 
 logger = logging.getLogger("esl")
 

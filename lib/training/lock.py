@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from lib.errors import InputError, shown
+from lib.core.errors import InputError, shown
 
 LOCK = ".lock"
 

@@ -36,3 +36,15 @@ def set_random_states(states: dict[str, Any], devices: list[torch.device]) -> No
     gpus = [device for device in devices if device.type == "cuda"]
     for device, state in zip(gpus, states["cuda"], strict=False):
         torch.cuda.set_rng_state(state, device)
+
+
+def random_state(device: torch.device):
+    """The states of torch's generators that an encoder on `device` draws from."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if device.type == "cuda" else None
+
+
+def set_random_state(state, device: torch.device) -> None:
+    """Go back to what `random_state` returned."""
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state_all(state[1])

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lib.errors import InputError
-from lib.files import read_json, write_json
-from lib.provenance import provenance
+from lib.core.errors import InputError
+from lib.core.provenance import provenance
+from lib.files.reading import read_json
+from lib.files.writing import write_json
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 WITHIN = ("config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt")  # of a folder, what a run reads

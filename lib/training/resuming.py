@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lib.checkpoint import Checkpoint
-from lib.errors import InputError, listed, shown
+from lib.core.errors import InputError, listed, shown
+from lib.files.weights import load_strictly
 from lib.training.engine import Trainer
 from lib.training.randomness import set_random_states
 from lib.training.run import LATEST, STATE, Run
-from lib.weights import load_strictly
 
 logger = logging.getLogger("esl")
 # Settings that a resumed run may change without training another model.

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from lib.checkpoint import Checkpoint, read_checkpoint
-from lib.checkpoint.ours import written
-from lib.distributed import first, gather_objects
-from lib.errors import InputError
-from lib.files import remove_leftovers
+from lib.checkpoint.native import written
+from lib.core.errors import InputError
+from lib.distributed.launch import first
+from lib.distributed.messages import gather_objects
+from lib.files.writing import remove_leftovers
 from lib.training.engine import Trainer
 from lib.training.lock import locked
+from lib.training.progress import EpochLog
 from lib.training.randomness import random_states
 from lib.training.record import CONFIG, METRICS
 from lib.training.stopping import Stop
-from lib.training.tracking import EpochLog, Tracker
+from lib.training.tracking import Tracker
 
 logger = logging.getLogger("esl")
 LATEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_previous.pth", "model_best.pth"

@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 
-from lib.distributed import largest, size
+from lib.distributed.launch import size
+from lib.distributed.messages import largest
 
 STOPPED = 75  # the exit code of a run that stopped before its end; EX_TEMPFAIL of sysexits.h: try again
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")

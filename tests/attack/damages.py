@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.attack.readers import BINARY, CHECKED, OPTIONAL, TEXT
-from tests.test_pytorch_files import WritesToDisk
+from tests.files.test_pytorch import WritesToDisk
 
 RAN = "ran"  # the folder that a file makes which runs
 STRUCTURED, PRESENT, ALL, NONE = (CHECKED, BINARY), (CHECKED, BINARY, TEXT), (CHECKED, BINARY, TEXT, OPTIONAL), ()

@@ -16,17 +16,17 @@ from lib.checkpoint import convert, read_checkpoint, save_checkpoint
 from lib.datasets.captions import read_captions
 from lib.datasets.layout import read_id_mapping
 from lib.datasets.regions import RegionFeatures
-from lib.encoders.word_vectors import read_word_vectors
-from lib.evaluation.cxc_csv import read_pairs
-from lib.evaluation.results import load_scores, save_results
-from lib.files import read_ids, read_json
-from lib.npy_files import map_array
-from lib.pytorch_files import read_file
-from lib.safetensors_files import write_safetensors
+from lib.evaluation.cxc.csv_files import read_pairs
+from lib.evaluation.matrices.stored import load_scores, save_results
+from lib.files.npy import map_array
+from lib.files.pytorch import read_file
+from lib.files.reading import read_ids, read_json
+from lib.files.safetensors import write_safetensors
+from lib.files.vocabulary import read_vocabulary
+from lib.files.word_vectors import read_word_vectors
 from lib.tools.prepare.karpathy import read_karpathy
 from lib.tools.prepare.sources import read_records
-from lib.vocabulary import read_vocabulary
-from tests.checkpoint.layouts import released_content, small_model
+from tests.checkpoint.released.layouts import released_content, small_model
 from tests.tools.prepare.test_regions import bua_row, lxmert_row, write_lines, write_npz
 
 # What a format promises when a file of it is damaged.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 
 LONGEST = 700  # characters
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.pickles import names_in
-from lib.pytorch_files import read_file
+from lib.files.pickles import names_in
+from lib.files.pytorch import read_file
 from tests.attack.refusals import refuses
 
 ROOM = 256 << 20  # bytes that refusing a file may take

@@ -11,14 +11,14 @@ import torch
 
 from lib.checkpoint import read_checkpoint
 from lib.checkpoint.digests import sealed
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
+from lib.core.errors import InputError
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.encoders.vision_transformers import read_vit_options
-from lib.errors import InputError
 from lib.model import complete
 from lib.similarity import HEADS
 from tests.attack.refusals import one_line, refuses
-from tests.checkpoint.layouts import released_content, small_model
+from tests.checkpoint.released.layouts import released_content, small_model
 from tests.helpers import BERT, CLIP_IMAGE, CLIP_TEXT, SWIN, VIT
 
 PROCESSOR = {"input_size": 16, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}

@@ -7,7 +7,7 @@ import pytest
 import eval as evaluation
 import eval_ensemble as ensemble
 import train as training
-from lib.arguments import model_config
+from lib.commands.flags import model_config
 from lib.tools import compare
 from tests.attack.refusals import refuses
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from lib.config import ImageLimits
-from lib.datasets.images import FORMATS, ImageFolder, check_image_list, find_images, open_image, read_image
+from lib.core.errors import InputError
+from lib.datasets.images import ImageFolder, check_image_list, find_images
 from lib.encoders.clip_transform import ClipTransform
-from lib.errors import InputError
+from lib.files.images import FORMATS, ImageLimits, open_image, read_image
 from tests.attack.refusals import one_line, refuses
 
 HEIGHT, WIDTH = 30, 40

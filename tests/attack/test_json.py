@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from lib.errors import InputError
-from lib.evaluation.saved import open_saved
-from lib.files import read_json
+from lib.core.errors import InputError
+from lib.evaluation.matrices.together import open_saved
+from lib.files.reading import read_json
 from tests.attack.readers import READERS
 from tests.attack.refusals import one_line, refuses
 

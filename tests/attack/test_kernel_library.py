@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.alignment import cpu_kernel
+from lib.similarity.alignment import cpu_kernel
 from tests.attack.damages import DAMAGES
 
 LIBRARY = np.random.default_rng(1).bytes(5000)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.config import ModelConfig
-from lib.errors import InputError
+from lib.core.config import ModelConfig
+from lib.core.errors import InputError
 from tests.attack.damages import DAMAGES, RAN
 from tests.attack.readers import CHECKED, READERS
 from tests.attack.refusals import one_line, refuses

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib import pytorch_files
+from lib.files import pytorch as pytorch_files
 
 
 @pytest.fixture

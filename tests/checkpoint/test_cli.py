@@ -10,8 +10,8 @@ from transformers import BertConfig
 
 from lib.checkpoint import convert, read_checkpoint, save_checkpoint
 from lib.checkpoint.__main__ import main
-from lib.errors import InputError
-from tests.checkpoint.layouts import BERT, assert_same_tensors, released_content, small_model
+from lib.core.errors import InputError
+from tests.checkpoint.released.layouts import BERT, assert_same_tensors, released_content, small_model
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.checkpoint.digests import PLAIN, digests
 from tests.attack.refusals import refuses
-from tests.checkpoint.layouts import small_model
+from tests.checkpoint.released.layouts import small_model
 
 
 def content() -> dict:

@@ -10,9 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib.checkpoint import convert, load_model, read_checkpoint, save_checkpoint
-from lib.checkpoint.ours import FORMAT
+from lib.checkpoint.native import FORMAT
 from tests.attack.refusals import refuses
-from tests.checkpoint.layouts import KINDS, assert_same_tensors, small_model
+from tests.checkpoint.released.layouts import KINDS, assert_same_tensors, small_model
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 
 from lib.checkpoint import Checkpoint, load_for, load_model
 from lib.checkpoint.loading import check_complete
-from lib.errors import InputError
-from tests.checkpoint.layouts import BERT, KINDS, assert_same_tensors, small_config, small_model
+from lib.core.errors import InputError
+from tests.checkpoint.released.layouts import BERT, KINDS, assert_same_tensors, small_config, small_model
 
 
 def checkpoint_of(kind: str, origin: str = "ours", **weights) -> Checkpoint:

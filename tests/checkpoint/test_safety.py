@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lib.checkpoint import load_model, read_checkpoint
-from tests.checkpoint.layouts import assert_same_tensors, released_content
-from tests.test_pytorch_files import Network, WritesToDisk
-from tests.test_pytorch_files import refusal as refusal_of
+from tests.checkpoint.released.layouts import assert_same_tensors, released_content
+from tests.files.test_pytorch import Network, WritesToDisk
+from tests.files.test_pytorch import refusal as refusal_of
 
 
 def refusal(path) -> str:

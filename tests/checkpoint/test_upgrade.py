@@ -14,12 +14,12 @@ import torch
 
 from lib.checkpoint import convert, load_for, load_model, read_checkpoint, save_checkpoint
 from lib.checkpoint.upgrade import VERSION, upgrade
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments, Tokens
 from lib.datasets.loaders import TrainBatch
-from lib.errors import InputError
-from lib.fragments import Fragments, Tokens
-from lib.parallel import Runner
-from lib.pytorch_files import read_file
+from lib.distributed.runner import Runner
+from lib.files.pytorch import read_file
 from lib.training import fit
 from lib.training.engine import Trainer
 from lib.training.losses import HingeTriplet
@@ -27,7 +27,7 @@ from lib.training.optim import build_optimizer
 from lib.training.resuming import resume
 from lib.training.run import Run
 from lib.training.schedule import Schedule
-from tests.checkpoint.layouts import assert_same_tensors
+from tests.checkpoint.released.layouts import assert_same_tensors
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 

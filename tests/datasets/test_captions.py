@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from lib.core.errors import InputError
+from lib.core.fragments import Tokens
 from lib.datasets import captions
 from lib.datasets.captions import TokenisedCaptions, read_captions
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
-from lib.errors import InputError
-from lib.fragments import Tokens
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "##s", "play", "##ing", "(", ")", ".", "dog"]
 LINES = ["A mans playing.", "dogs (man)", "\u200b", "Playing cat"]

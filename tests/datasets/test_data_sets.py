@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lib.core.errors import InputError
 from lib.datasets import DATA_SETS, data_set
-from lib.errors import InputError
 
 
 @pytest.mark.parametrize("name", DATA_SETS)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.config import ImageLimits
-from lib.datasets.images import ImageFolder, RawImages, check_image_list, find_images, open_image, read_image
-from lib.errors import InputError
+from lib.core.errors import InputError
+from lib.datasets.images import ImageFolder, RawImages, check_image_list, find_images
+from lib.files.images import ImageLimits, open_image, read_image
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (8, 9), dtype=np.uint8)

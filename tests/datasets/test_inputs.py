@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.config import ImageLimits
+from lib.core.errors import InputError
 from lib.datasets.images import RawImages
 from lib.datasets.inputs import Reads, RegionImages, open_inputs
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
-from lib.errors import InputError
+from lib.files.images import ImageLimits
 
 IDS = [30, 10, 20]
 

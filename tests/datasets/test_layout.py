@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from lib.core.errors import InputError
 from lib.datasets import layout
-from lib.errors import InputError
 
 
 def make(folder, *names):

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments
 from lib.datasets import loaders
 from lib.datasets.inputs import Reads, open_inputs
 from lib.datasets.loaders import EpochSampler, Pairs, TrainBatch, caption_batches, image_batches, train_loader
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
 from lib.encoders.transforms import SquareTransform, imagenet_normalize
-from lib.errors import InputError
-from lib.fragments import Fragments
 
 N_IMAGES, REGIONS, IMG_DIM, SIDE = 7, 6, 8, 8
 WORKERS = pytest.mark.parametrize("workers", [0, 2])

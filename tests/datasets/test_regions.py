@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from lib.core.errors import InputError
 from lib.datasets import inputs
 from lib.datasets.inputs import RegionImages
 from lib.datasets.regions import RegionFeatures
-from lib.errors import InputError
 
 
 def save(path, array):

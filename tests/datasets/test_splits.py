@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lib.core.errors import InputError
 from lib.datasets.layout import read_id_mapping
 from lib.datasets.splits import image_rows, open_split
-from lib.errors import InputError
 from tests.conftest import SHARED, needs_shared
 
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lib.core.errors import InputError
 from lib.encoders import backbones
 from lib.encoders.backbones import SOURCES, Backbone, build_backbone
-from lib.errors import InputError
 from tests.conftest import SHARED, needs_shared
 
 pytestmark = pytest.mark.usefixtures("single_thread")

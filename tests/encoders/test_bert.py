@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments, Tokens
 from lib.encoders import TEXT_ENCODERS, bert
 from lib.encoders.bert import (
     BertEncoder,
@@ -23,8 +25,6 @@ from lib.encoders.bert import (
 )
 from lib.encoders.fields import BERT as FIELDS
 from lib.encoders.fields import DROPOUT
-from lib.errors import InputError
-from lib.fragments import Fragments, Tokens
 from tests.helpers import BERT
 
 pytestmark = pytest.mark.usefixtures("single_thread")

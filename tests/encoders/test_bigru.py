@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from lib.core.errors import InputError
+from lib.core.fragments import Tokens
+from lib.core.functional import l2_normalize
 from lib.encoders import TEXT_ENCODERS
 from lib.encoders.bigru import BiGRUEncoder
-from lib.errors import InputError
-from lib.fragments import Tokens
-from lib.functional import l2_normalize
+from lib.files.vocabulary import vocabulary_text
 from lib.similarity.gpo import GPO
-from lib.vocabulary import vocabulary_text
 from tests import reference
 from tests.conftest import SHARED, needs_shared
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lib.core.errors import InputError
+from lib.core.fragments import Tokens
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS, openai_clip
 from lib.encoders.clip import load_clip, load_clip_config
-from lib.errors import InputError
-from lib.fragments import Tokens
-from lib.pytorch_files import read_file
+from lib.files.pytorch import read_file
 from tests.conftest import SHARED, needs_shared
 from tests.helpers import CLIP_IMAGE, CLIP_TEXT
 

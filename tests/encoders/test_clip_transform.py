@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.datasets.images import ImageFolder, RawImages, read_image
+from lib.datasets.images import ImageFolder, RawImages
 from lib.encoders.clip_transform import MEANS, STDS, ClipTransform
+from lib.files.images import read_image
 from tests.conftest import SHARED, needs_shared
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.config import EncoderPart, Option
+from lib.core.config import EncoderPart, Option
+from lib.core.fragments import Fragments, Tokens
 from lib.datasets.tokenisers import TOKENISERS
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from lib.encoders.encoder import ImageEncoder, TextEncoder
-from lib.fragments import Fragments, Tokens
 from tests.helpers import BERT, CLIP_IMAGE, CLIP_TEXT, SWIN, VIT
 
 pytestmark = pytest.mark.usefixtures("single_thread")

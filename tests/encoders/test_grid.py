@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from lib.core.errors import InputError
 from lib.encoders import IMAGE_ENCODERS, backbones
 from lib.encoders.backbones import SOURCES, build_backbone
 from lib.encoders.grid import GridEncoder
-from lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
+from lib.core.errors import InputError
 from lib.encoders.openai_clip import openai_name, sizes, to_openai, to_transformers, transformers_names
-from lib.errors import InputError
 from tests.conftest import SHARED, needs_shared
 from tests.helpers import CLIP_IMAGE, CLIP_TEXT
 

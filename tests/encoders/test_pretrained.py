@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, CLIPConfig
 from transformers.utils import logging as transformers_logging
 
+from lib.core.errors import InputError
 from lib.encoders.fields import BERT as FIELDS
 from lib.encoders.pretrained import load_pretrained, own_config, quiet_transformers, whole_model
-from lib.errors import InputError
 from tests.helpers import BERT
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments
 from lib.encoders import IMAGE_ENCODERS
 from lib.encoders.regions import RegionEncoder, projection
-from lib.errors import InputError
-from lib.fragments import Fragments
 from lib.model import complete
 from tests.conftest import SHARED, needs_shared
 

@@ -8,14 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.encoders.transforms import (
-    SquareTransform,
-    bgr_minus_mean,
-    imagenet_normalize,
-    input_size,
-    random_crop,
-    resize,
-)
+from lib.encoders.transforms import SquareTransform, bgr_minus_mean, imagenet_normalize, input_size, random_crop, resize
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
+from lib.core.errors import InputError
 from lib.encoders import IMAGE_ENCODERS
 from lib.encoders.grid import GridEncoder
-from lib.errors import InputError
 from tests import helpers
 from tests.helpers import content
 

@@ -7,11 +7,11 @@ import copy
 import numpy as np
 import pytest
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 from lib.evaluation.eccv import coco_test_gallery, eccv_tables, evaluate_eccv, package_metrics, read_eccv
 from lib.evaluation.metrics import folds, retrieval_metrics
 from lib.evaluation.tables import printed
-from lib.files import read_ids
+from lib.files.reading import read_ids
 from lib.tools.sample import writing
 
 N = 25

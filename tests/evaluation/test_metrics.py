@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 from lib.evaluation import metrics
 from lib.evaluation.metrics import folds, ranks, recalls, retrieval_metrics
 from tests.conftest import SHARED, needs_shared

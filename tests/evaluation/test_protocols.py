@@ -7,14 +7,15 @@ import shutil
 import numpy as np
 import pytest
 
+from lib.core.errors import InputError
 from lib.datasets import DATA_SETS, data_set
-from lib.errors import InputError
-from lib.evaluation.cxc import cxc_correlations, cxc_recalls
-from lib.evaluation.cxc_annotations import read_annotations
+from lib.evaluation.cxc.annotations import read_annotations
+from lib.evaluation.cxc.scores import cxc_correlations, cxc_recalls
 from lib.evaluation.protocols import PROTOCOLS, Scores
 from lib.evaluation.published import PUBLISHED_CXC
 from lib.evaluation.tables import printed
-from lib.files import plain, read_ids
+from lib.files.reading import read_ids
+from lib.files.writing import plain
 
 CXC = PROTOCOLS["cxc"]
 

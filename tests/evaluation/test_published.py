@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
 from lib.datasets import DATA_SETS
 from lib.encoders.backbones import SOURCES
 from lib.evaluation.published import PUBLISHED, PUBLISHED_CXC, published

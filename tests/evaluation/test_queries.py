@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 from lib.evaluation import queries
 from lib.evaluation.metrics import ranks
 from lib.evaluation.queries import Items, answer, answer_folds, check_table_name, records, save_queries

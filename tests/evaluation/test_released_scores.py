@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lib.alignment import Way
 from lib.checkpoint import load_model, read_checkpoint
-from lib.config import KERNELS
+from lib.core.config import KERNELS
+from lib.core.fragments import Fragments
 from lib.datasets.inputs import Inputs
-from lib.evaluation.scoring import score_split
-from lib.fragments import Fragments
+from lib.distributed.runner import Runner
+from lib.inference.scoring import score_split
 from lib.model import MatchingModel
-from lib.parallel import Runner
+from lib.similarity.alignment import Way
 from tests.conftest import SHARED, needs_shared
 
 pytestmark = [needs_shared, pytest.mark.usefixtures("single_thread")]

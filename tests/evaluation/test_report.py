@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from lib.core.errors import InputError
 from lib.datasets import DATA_SETS, data_set
-from lib.errors import InputError
-from lib.evaluation.cxc import Correlation, TaskRecalls
+from lib.evaluation.cxc.scores import Correlation, TaskRecalls
 from lib.evaluation.metrics import Recalls, Retrieval, folds, retrieval_metrics
 from lib.evaluation.published import PUBLISHED_CXC
 from lib.evaluation.report import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.errors import InputError
-from lib.functional import EPSILON, l2_normalize
+from lib.core.errors import InputError
+from lib.core.functional import EPSILON, l2_normalize
 from lib.similarity.aggregators import AdaptiveAggregator, Aggregator, HeuristicAggregator, level_sizes
 from tests import reference
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib.alignment import Way
-from lib.config import KERNELS
-from lib.errors import InputError
-from lib.fragments import Fragments
+from lib.core.config import KERNELS
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments
 from lib.similarity import HEADS, aggregators
+from lib.similarity.alignment import Way
 from lib.similarity.esl import ESL, Correspondence, PlainContribution, ThresholdContribution
 from tests import reference
 from tests.conftest import SHARED, needs_shared

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.fragments import Fragments
-from lib.functional import l2_normalize
+from lib.core.fragments import Fragments
+from lib.core.functional import l2_normalize
 from lib.similarity import HEADS
 from lib.similarity.head import SimilarityHead
 from tests.conftest import SHARED, needs_shared

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.fragments import Fragments
+from lib.core.fragments import Fragments
 from lib.similarity.gpo import GPO, positional_encoding
 from tests import reference
 from tests.conftest import SHARED, needs_shared

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.alignment import Way
-from lib.config import Option, Part
-from lib.errors import InputError
-from lib.fragments import Fragments, Prepared
-from lib.functional import l2_normalize, masked_mean
+from lib.core.config import Option, Part
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments, Prepared
+from lib.core.functional import l2_normalize, masked_mean
+from lib.distributed.runner import Runner
 from lib.model import build_model, describe
-from lib.parallel import Runner
 from lib.similarity import HEADS
+from lib.similarity.alignment import Way
 from lib.similarity.head import SimilarityHead
 from tests.helpers import small_batch, small_config
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.fragments import Fragments, Prepared
+from lib.core.fragments import Fragments, Prepared
 from lib.similarity.pooling import MeanPool, dot_products, mean_fragment
 
 

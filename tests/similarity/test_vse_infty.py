@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.fragments import Fragments
+from lib.core.fragments import Fragments
 from lib.similarity import HEADS
 from lib.similarity.vse_infty import VSEInfinity
 from tests import reference

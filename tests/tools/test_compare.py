@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from lib.evaluation.matrices.stored import save_results
 from lib.evaluation.metrics import folds, retrieval_metrics
-from lib.evaluation.results import save_results
 from lib.tools import compare as script
 from tests.helpers import error_line
 

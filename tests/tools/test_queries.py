@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from lib.evaluation.results import save_results
+from lib.evaluation.matrices.stored import save_results
 from lib.tools import queries as script
 from tests.helpers import error_line, evaluate
 

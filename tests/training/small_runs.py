@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lib.distributed.runner import Runner
 from lib.model import build_model
-from lib.parallel import Runner
 from lib.training.engine import Trainer
 from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer

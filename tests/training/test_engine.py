@@ -15,17 +15,18 @@ import pytest
 import torch
 from torch import nn
 
+from lib.core.errors import InputError
+from lib.core.fragments import Fragments
 from lib.datasets.loaders import TrainBatch, train_loader
-from lib.errors import InputError
-from lib.fragments import Fragments
+from lib.distributed.runner import Runner
 from lib.model import build_model
-from lib.parallel import Runner
 from lib.training import engine, tracking
 from lib.training.engine import Trainer
 from lib.training.losses import HingeTriplet
 from lib.training.optim import OPTIMIZERS, build_optimizer
+from lib.training.progress import EpochLog
 from lib.training.schedule import Phase, Schedule
-from lib.training.tracking import EpochLog, Tracker
+from lib.training.tracking import Tracker
 from tests.helpers import HEADS, IMG_DIM, differences, open_sample, scalars, small_batch, small_config, threads
 
 CPU = torch.device("cpu")
@@ -458,7 +459,7 @@ def test_a_skipped_step_is_told_with_its_captions_and_the_epoch_goes_on(epoch_pa
 
 ONE_STEP = """
 import resource, sys, torch
-from lib.fragments import Fragments
+from lib.core.fragments import Fragments
 from lib.similarity import HEADS
 from lib.training.losses import HingeTriplet
 

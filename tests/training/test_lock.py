@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 from lib.training.lock import LOCK, locked
 
 fcntl = pytest.importorskip("fcntl")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.config import ModelConfig
+from lib.core.config import ModelConfig
 from lib.training import LOSSES
 from lib.training.losses import HingeTriplet, build_loss
 from tests import reference

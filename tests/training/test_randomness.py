@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.checkpoint.ours import plain_tensors
+from lib.checkpoint.native import plain_tensors
 from lib.training import randomness
 from lib.training.randomness import random_states, set_random_states
 

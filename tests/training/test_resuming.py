@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lib.checkpoint import read_checkpoint
-from lib.errors import InputError
+from lib.core.errors import InputError
 from lib.training.engine import Trainer
 from lib.training.losses import HingeTriplet
 from lib.training.optim import OPTIMIZERS

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from lib.checkpoint import read_checkpoint
+from lib.distributed.runner import Runner
 from lib.model import build_model
-from lib.parallel import Runner
 from lib.training import run as module
 from lib.training.engine import Trainer
 from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer
+from lib.training.progress import EpochLog
 from lib.training.run import Run, move_aside, newest_checkpoint
 from lib.training.schedule import Schedule
-from lib.training.tracking import EpochLog, Tracker
+from lib.training.tracking import Tracker
 from tests.helpers import differences, run_differences, small_config
 
 NAMES = ("checkpoint.pth", "model_best.pth")

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib.training import tracking
-from lib.training.tracking import EpochLog, Tracker, close_console, setup_console
+from lib.training import progress, tracking
+from lib.training.console import close_console, setup_console
+from lib.training.progress import EpochLog
+from lib.training.tracking import Tracker
 from tests.helpers import scalars
 
 
@@ -80,7 +82,7 @@ def test_a_closed_stdout_causes_no_traceback_and_the_log_goes_on(tmp_path, capfd
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w", buffering=1) as closed:
-        monkeypatch.setattr(tracking.sys, "stdout", closed)
+        monkeypatch.setattr(sys, "stdout", closed)
         console = setup_console(tmp_path / "train.log")
         for number in (1, 2):
             console.info("line %d", number)
@@ -298,7 +300,7 @@ def test_the_bar_counts_the_steps_and_closes_after_an_exception_too(monkeypatch)
         def close(self):
             self.closed = True
 
-    monkeypatch.setattr(tracking, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     with pytest.raises(MemoryError), EpochLog(Recorder(), 0, 3) as log:
         for step, _ in enumerate(log.timed("ab"), start=1):
             log.step(step, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), {"head": 5e-4})

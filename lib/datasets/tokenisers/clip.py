@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from lib.core.errors import InputError, shown
 from lib.datasets.tokenisers.hub import tokenizer_folder
 from lib.datasets.tokenisers.tokeniser import Tokeniser
-from lib.errors import InputError, shown
 
 OPENAI_FILE = "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json", OPENAI_FILE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt")
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from lib.core.errors import InputError
 from lib.datasets.tokenisers.tokeniser import Tokeniser
-from lib.errors import InputError
-from lib.vocabulary import END, MASK, START, UNKNOWN, Vocabulary, read_vocabulary
+from lib.files.vocabulary import END, MASK, START, UNKNOWN, Vocabulary, read_vocabulary
 
 _CLOSING = "\"'”’»)]}"  # quotes and brackets that may follow the end of a sentence
 _ABBREVIATIONS = frozenset(

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from lib.core.errors import InputError
 from lib.datasets.tokenisers.hub import one_line, tokenizer_folder
 from lib.datasets.tokenisers.tokeniser import Tokeniser
-from lib.errors import InputError
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
 

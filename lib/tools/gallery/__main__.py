@@ -13,15 +13,17 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from lib.arguments import add_image_arguments, add_path_arguments, image_limits
-from lib.command_line import Parser, not_negative, positive, script
+from lib.commands.flags import add_image_arguments, add_path_arguments, image_limits
+from lib.console.parser import Parser
+from lib.console.script import script
+from lib.core.errors import InputError
+from lib.core.values import not_negative, positive
 from lib.datasets.images import ImageFolder
 from lib.datasets.layout import image_folder, read_id_mapping
 from lib.datasets.splits import Split
-from lib.errors import InputError
+from lib.evaluation.matrices.together import Saved, Setting, open_items, open_saved
 from lib.evaluation.queries import BEST, DIRECTIONS, answer_folds
-from lib.evaluation.saved import Saved, Setting, open_items, open_saved
-from lib.files import atomic_write, check_target
+from lib.files.writing import atomic_write, check_target
 from lib.tools.gallery.page import Gallery, Model, page, shown_images
 from lib.tools.gallery.selection import sections
 from lib.tools.queries import MATRIX, add_data_flags

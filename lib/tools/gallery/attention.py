@@ -8,22 +8,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.arguments import image_limits, machine_paths
 from lib.checkpoint import load_model, read_checkpoint
+from lib.commands.flags import image_limits, machine_paths
+from lib.core.errors import InputError
 from lib.datasets.images import ImageFolder
 from lib.datasets.inputs import open_inputs
 from lib.datasets.layout import image_folder, read_id_mapping
-from lib.errors import InputError
-from lib.evaluation.results import checkpoint_hash
-from lib.evaluation.saved import Saved, Setting
-from lib.model import reads
-from lib.npy_files import map_array
-from lib.parallel import Runner, visible_devices
+from lib.distributed.launch import visible_devices
+from lib.distributed.runner import Runner
+from lib.evaluation.matrices.stored import checkpoint_hash
+from lib.evaluation.matrices.together import Saved, Setting
+from lib.files.npy import map_array
+from lib.inference.attention import Candidate, word_rows
+from lib.inference.reads import reads
 from lib.similarity.head import SimilarityHead
 from lib.tools.gallery.page import Gallery
-from lib.tools.picture import draw_picture, save_picture
-from lib.tools.scoring import Candidate, word_rows
-from lib.tools.words import as_written, is_word
+from lib.tools.pictures.picture import draw_picture, save_picture
+from lib.tools.pictures.words import as_written, is_word
 
 DPI = 80
 

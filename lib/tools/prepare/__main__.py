@@ -8,10 +8,12 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from lib.arguments import OUTSIDE_IMAGES, add_image_arguments
-from lib.command_line import Parser, not_negative, positive, script
-from lib.config import ImageLimits
+from lib.commands.flags import OUTSIDE_IMAGES, add_image_arguments
+from lib.console.parser import Parser
+from lib.console.script import script
+from lib.core.values import not_negative, positive
 from lib.datasets import DATA_NAME, DATA_SETS
+from lib.files.images import ImageLimits
 from lib.tools.prepare.check import check_data
 from lib.tools.prepare.cxc import prepare_cxc
 from lib.tools.prepare.ids import KEY_KINDS

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lib.config import DEFAULT_LIMITS, ImageLimits
+from lib.core.errors import InputError
 from lib.datasets import DATA_SETS, data_set
 from lib.datasets.images import ImageFolder
 from lib.datasets.layout import image_folder, precomp_folder, read_id_mapping
-from lib.errors import InputError
-from lib.evaluation.cxc_annotations import CSV_FILES, GALLERY_FILES, JSON_FILES
-from lib.files import read_lines
-from lib.tools.feature_rows import INTERRUPTED
+from lib.evaluation.cxc.annotations import CSV_FILES, GALLERY_FILES, JSON_FILES
+from lib.files.feature_rows import INTERRUPTED
+from lib.files.images import DEFAULT_LIMITS, ImageLimits
+from lib.files.reading import read_lines
 from lib.tools.prepare.inspection import RAW, REGIONS, SplitReport, inspect_split
 
 CAPTIONS, CXC, WEIGHTS = "captions", "CxC annotations", "weights of the detector backbone"

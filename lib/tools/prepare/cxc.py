@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.core.errors import InputError
 from lib.datasets.layout import precomp_folder
-from lib.errors import InputError
-from lib.evaluation.cxc_annotations import (
+from lib.evaluation.cxc.annotations import (
     CSV_FILES,
     GALLERY_FILES,
     JSON_FILES,
@@ -18,9 +18,9 @@ from lib.evaluation.cxc_annotations import (
     read_csvs,
     read_gallery,
 )
-from lib.evaluation.cxc_csv import read_pairs
+from lib.evaluation.cxc.csv_files import read_pairs
 from lib.evaluation.eccv import coco_test_gallery, read_eccv
-from lib.files import read_ids
+from lib.files.reading import read_ids
 from lib.tools.prepare.outputs import Target, as_json, as_lines
 
 WHERE_TO_GET = "the official repository google-research-datasets/Crisscrossed-Captions"

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from lib.core.errors import InputError
 from lib.datasets.layout import precomp_folder
 from lib.datasets.splits import image_rows
-from lib.errors import InputError
-from lib.files import read_ids
+from lib.files.reading import read_ids
 
 KEY_KINDS = ("auto", "id", "file")
 _COCO_NAME = re.compile(r"COCO_[a-z]+\d{4}_(\d+)", re.ASCII)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.core.errors import InputError
 from lib.datasets.images import ImageFolder
 from lib.datasets.layout import SplitFiles, find_split
 from lib.datasets.splits import Split, open_split
-from lib.errors import InputError
-from lib.npy_files import map_array
+from lib.files.npy import map_array
 
 RAW, REGIONS = "raw images", "region features"  # the two ways to run on a split
 SAMPLED_ROWS = 64  # feature rows read for NaN and zeros, spread evenly

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from lib.core.errors import InputError, shown
 from lib.datasets import data_set
-from lib.errors import InputError, shown
-from lib.files import read_json
+from lib.files.reading import read_json
 from lib.tools.prepare.outputs import Image, Target, one_line
 
 TEXTS = ("sentence", "raw")  # as written; as CLIP-based ESL reads it

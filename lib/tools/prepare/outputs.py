@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.core.errors import InputError
 from lib.datasets.layout import precomp_folder
-from lib.errors import InputError
-from lib.files import atomic_write
+from lib.files.writing import atomic_write
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from lib.config import DEFAULT_LIMITS, ImageLimits
+from lib.core.errors import InputError, shown
 from lib.datasets import DATA_SETS, data_set
 from lib.datasets.captions import read_captions
-from lib.datasets.images import ImageFolder, find_images, open_image
-from lib.errors import InputError, shown
-from lib.files import check_writable, read_lines
+from lib.datasets.images import ImageFolder, find_images
+from lib.files.images import DEFAULT_LIMITS, ImageLimits, open_image
+from lib.files.reading import read_lines
+from lib.files.writing import check_writable
 from lib.tools.prepare.outputs import Image, Target, one_line
 
 IMAGE_COLUMNS, CAPTION_COLUMNS = ("image", "image_name", "file_name", "filename"), ("caption", "comment")

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from lib.core.errors import InputError, listed
 from lib.datasets.layout import read_id_mapping
-from lib.errors import InputError, listed
-from lib.tools.feature_rows import FeatureRows
+from lib.files.feature_rows import FeatureRows
 from lib.tools.prepare.ids import ImageKeys, needed_ids
 from lib.tools.prepare.outputs import Target
 from lib.tools.prepare.sources import Record, Regions, read_records

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.errors import InputError, shown
-from lib.files import opened
-from lib.npy_files import array_of
+from lib.core.errors import InputError, shown
+from lib.files.npy import array_of
+from lib.files.reading import opened
 
 TSV_COLUMNS = {
     "bua-tsv": "image_id image_w image_h num_boxes boxes features".split(),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import collections
 from pathlib import Path
 
+from lib.core.errors import InputError
 from lib.datasets.captions import read_captions
 from lib.datasets.layout import find_split
 from lib.datasets.tokenisers.scan import Words
-from lib.errors import InputError
+from lib.files.vocabulary import MASK, SPECIAL, vocabulary_file, vocabulary_text
 from lib.tools.prepare.outputs import Target
-from lib.vocabulary import MASK, SPECIAL, vocabulary_file, vocabulary_text
 
 SPLITS, THRESHOLD = ("train", "dev"), 4  # as SCAN's vocabularies were built
 

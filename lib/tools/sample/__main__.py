@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib.command_line import Parser, script
+from lib.console.parser import Parser
+from lib.console.script import script
 from lib.datasets import DATA_SETS
 from lib.tools.sample.writing import SampleConfig, write_sample
 

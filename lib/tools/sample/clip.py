@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from lib.datasets.tokenisers.clip import clip_vocabulary, vocabulary_files
-from lib.files import atomic_write, write_json
+from lib.files.writing import atomic_write, write_json
 
 EMBED_SIZE = 256  # the smallest that ESL's levels fit
 LOGIT_SCALE = 4.6052  # log 100, as of every published CLIP

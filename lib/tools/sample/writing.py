@@ -18,10 +18,10 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 from tqdm import tqdm
 
+from lib.core.errors import InputError
 from lib.datasets import DATA_SETS
-from lib.errors import InputError
 from lib.evaluation.eccv import coco_test_gallery
-from lib.files import atomic_write, write_json
+from lib.files.writing import atomic_write, write_json
 from lib.tools.sample.bert import write_bert
 from lib.tools.sample.clip import write_clip
 from lib.tools.sample.pictures import REGIONS, draw_scene, region_features, scene_boxes

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib.core.errors import InputError
+from lib.core.fragments import Tokens
 from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.tokenisers.clip import (
     OPENAI_FILE,
@@ -20,8 +22,6 @@ from lib.datasets.tokenisers.clip import (
     load_clip_tokenizer,
     vocabulary_files,
 )
-from lib.errors import InputError
-from lib.fragments import Tokens
 from tests.conftest import SHARED, needs_shared
 
 MERGES = [("d", "o"), ("do", "g</w>"), ("b", "a"), ("ba", "l"), ("bal", "l</w>")]

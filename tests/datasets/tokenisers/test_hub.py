@@ -5,9 +5,9 @@ from __future__ import annotations
 import huggingface_hub
 import pytest
 
+from lib.core.errors import InputError
 from lib.datasets.tokenisers import load_tokenizer
 from lib.datasets.tokenisers.hub import one_line, tokenizer_folder
-from lib.errors import InputError
 
 BERT = (("tokenizer.json", "vocab.txt"), "--bert_path", "BERT")
 CLIP = (("tokenizer.json", "vocab.json"), "--clip_path", "CLIP")

@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 
+from lib.core.errors import InputError
 from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.tokenisers import TOKENISERS
 from lib.datasets.tokenisers.scan import ScanWords, Words, sentences
-from lib.errors import InputError
-from lib.vocabulary import SPECIAL, Vocabulary, vocabulary_text
+from lib.files.vocabulary import SPECIAL, Vocabulary, vocabulary_text
 from tests.conftest import SHARED, needs_shared
 
 VOCABULARY = Vocabulary([*SPECIAL, "a", "dog", "is", "``", ".", "mask", "n't", "<mask>"])

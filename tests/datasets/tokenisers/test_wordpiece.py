@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from lib.core.errors import InputError
 from lib.datasets.tokenisers import TOKENISERS, WordPiece, load_tokenizer
-from lib.errors import InputError
 from tests.datasets.tokenisers.conftest import CLS, MASK, OPTIONS, SEP, SPECIAL, UNK, WORDS, piece
 
 

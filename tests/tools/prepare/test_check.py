@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from lib.evaluation.cxc_annotations import CSV_FILES, GALLERY_FILES, JSON_FILES
+from lib.evaluation.cxc.annotations import CSV_FILES, GALLERY_FILES, JSON_FILES
 from lib.tools.prepare.__main__ import main
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lib.evaluation.eccv import package_metrics
-from lib.files import read_ids
+from lib.files.reading import read_ids
 from lib.tools.prepare.__main__ import main
-from tests.evaluation.cxc_files import caption_name, image_name
+from tests.evaluation.cxc.cxc_files import caption_name, image_name
 
 SIS = [
     "image1,image2,agg_score,sampling_method",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 from lib.tools.prepare.ids import ImageKeys, needed_ids
 
 FLICKR = {"0": "1000092795.jpg", "1": "folder/36979.JPG", "2": "dog.jpeg"}

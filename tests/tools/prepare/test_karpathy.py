@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from lib.core.errors import InputError
 from lib.datasets.splits import open_split
-from lib.errors import InputError
 from lib.tools.prepare.__main__ import main
 from lib.tools.prepare.karpathy import DATASET_NAMES, read_karpathy
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 from lib.tools.prepare.outputs import Image, Target, as_json, as_lines, one_line
 
 IMAGES = [Image(7, "a/7.jpg", ["A dog .", "Two dogs ."], [70, 71]), Image(3, "3.jpg", ["A café ."], [30])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 from lib.tools.prepare import sources
 from lib.tools.prepare.sources import find_files, read_records
 from tests.tools.prepare.region_files import (

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from lib.files.vocabulary import read_vocabulary
 from lib.tools.prepare.__main__ import main
-from lib.vocabulary import read_vocabulary
 from tests.helpers import error_line
 
 

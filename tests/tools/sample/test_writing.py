@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.errors import InputError
+from lib.core.errors import InputError
 from lib.tools.sample.pictures import REGIONS, region_features
 from lib.tools.sample.writing import SampleConfig, write_sample
 from tests.tools.sample.conftest import SMALL, lines

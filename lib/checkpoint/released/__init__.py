@@ -1,0 +1,1 @@
+"""Released checkpoints: one adapter per family; nothing else knows their key names."""

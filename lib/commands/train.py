@@ -1,0 +1,171 @@
+"""What train.py does once its flags are understood: build, train, and keep the epoch with the best RSUM on dev."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+from typing import Any
+
+import torch
+
+from lib.checkpoint import Checkpoint, load_for, read_checkpoint
+from lib.commands.flags import image_limits, loss_options, machine_paths, model_config
+from lib.console.script import to_go_on
+from lib.core.errors import InputError
+from lib.core.precision import set_precision
+from lib.datasets.images import check_image_list
+from lib.datasets.inputs import Inputs, open_inputs
+from lib.datasets.layout import image_folder
+from lib.datasets.loaders import Loader, train_loader
+from lib.distributed.launch import first, joined, own_devices, rank, size
+from lib.distributed.messages import gather_objects
+from lib.distributed.runner import build_runner
+from lib.evaluation.metrics import Retrieval, retrieval_metrics
+from lib.files.writing import check_writable
+from lib.inference.reads import reads
+from lib.inference.scoring import score_split
+from lib.model import build_model, check_memory, complete, describe
+from lib.similarity.alignment import Way
+from lib.training.console import close_console, setup_console
+from lib.training.engine import Trainer
+from lib.training.fit import fit
+from lib.training.lock import LOCK
+from lib.training.losses import build_loss
+from lib.training.optim import build_optimizer
+from lib.training.record import METRICS, describe_start, summary, write_start
+from lib.training.resuming import resume
+from lib.training.run import BEST, Run, move_aside, newest_checkpoint
+from lib.training.schedule import SCHEDULES, Schedule
+from lib.training.stopping import Stop, Stopped
+from lib.training.tracking import Tracker
+
+logger = logging.getLogger("esl")
+FEWEST = 50  # images on which an epoch is chosen without a note
+
+
+def train(args: argparse.Namespace, command: str) -> None:
+    """Train as the flags say; `command` is the command line, for the record of the run."""
+    with joined(args.device), open_run(args, command) as run:
+        train_run(args, run)
+
+
+def train_run(args: argparse.Namespace, run: Run) -> None:
+    devices, paths = own_devices(args.device), machine_paths(args)
+    set_precision(args.precision)
+    torch.manual_seed(args.seed)
+
+    # what is read: flags, files, data
+    config = complete(model_config(args), paths)
+    criterion_options = loss_options(args)
+    run.settings = settings_of(args)
+    checkpoint = find_checkpoint(args, run, paths)
+    if args.image_list:
+        check_image_list(image_folder(args.data_path, args.data_name), args.image_list, image_limits(args))
+    encoders_read = reads(config, paths)
+    train, val = (
+        open_inputs(args.data_path, args.data_name, split, encoders_read, image_limits=image_limits(args))
+        for split in ("train", args.val_split)
+    )
+    loader = train_loader(train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda", (rank(), size()))
+
+    # what is trained: model, loss, optimizer, schedule
+    check_memory(config)
+    model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
+    way = Way(args.kernels, args.score_memory and args.score_memory << 20)
+    runner = build_runner(model, devices, args.precision, way)
+    criterion = build_loss(args.loss, model, criterion_options).to(runner.device)
+    rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay, args.pretrained_lr
+    optimizer = build_optimizer(model, criterion, args.optim, *rates)
+    schedule = build_schedule(args, staged=bool(model.image_encoder.pretrained_parameters()))
+    trainer = Trainer(runner, criterion, optimizer, schedule, args.grad_clip, args.accumulate, args.seed)
+
+    # start, or go on
+    goes_on = checkpoint is not None and not args.reset_start_epoch
+    if goes_on:
+        resume(run, trainer, checkpoint)
+    run.lock()
+    if first():
+        if goes_on and checkpoint.path.resolve().parent == run.folder.resolve():
+            run.mend(checkpoint)
+        else:
+            move_aside(run.folder)
+        run.tracker = Tracker(args.logger_name, run.folder / METRICS, run.step)
+        record(run, devices, [*train.split.read_files, *val.split.read_files, *paths.values()])
+        announce(args, trainer, loader, train, val)
+
+    def validate() -> Retrieval:
+        scores = score_split(runner, val, args.batch_size, args.workers)
+        return retrieval_metrics(scores.matrix, val.split.image_of_caption)
+
+    fit(trainer, loader, run, validate)
+    best = run.folder / BEST
+    where = best if best.exists() else f"in the run of {args.resume}"
+    if run.best_rsum >= 0:
+        logger.info("best %s RSUM %.1f: %s", args.val_split, run.best_rsum, where)
+
+
+@contextlib.contextmanager
+def open_run(args: argparse.Namespace, command: str):
+    """The run on disk with its console and its answer to signals; InputError where it can't be written.
+
+    Nothing is written before training starts. Where a run was before, its folder is locked at once.
+    """
+    folder, logs = check_writable(args.model_name, "--model_name"), check_writable(args.logger_name, "--logger_name")
+    with Stop() as stop, contextlib.ExitStack() as held:
+        setup_console(logs / "train.log")
+        run = Run(folder, settings_of(args), command, stop=stop, held=held)
+        if (folder / LOCK).exists():
+            run.lock()
+        try:
+            yield run
+        except Stopped as stopped:
+            logger.info("stopped by %s at step %d; to go on: %s", stopped.name, run.step, to_go_on(run.command))
+            raise
+        finally:
+            run.tracker.close()
+            close_console()
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of the flags, as they go into checkpoints."""
+    return {name: value for name, value in vars(args).items() if isinstance(value, int | float | str | bool | None)}
+
+
+def find_checkpoint(args: argparse.Namespace, run: Run, paths: dict[str, Any]) -> Checkpoint | None:
+    """The checkpoint that --resume names or finds; none of several processes goes on before all have read it."""
+    if args.resume == "auto":
+        checkpoint = newest_checkpoint(run.folder, paths)
+    else:
+        checkpoint = read_checkpoint(args.resume, paths) if args.resume else None
+    if len(set(gather_objects(checkpoint and checkpoint.step))) > 1:
+        raise InputError(f"{run.folder}: not every process sees the same; put --model_name on a disk that all share")
+    return checkpoint
+
+
+def record(run: Run, devices: list, files: list) -> None:
+    """Write down with what the run was started, and say it in short."""
+    start = describe_start(run.command, run.settings, files, devices, size())
+    write_start(run.folder, start, run.step)
+    for line in summary(start):
+        logger.info(line)
+
+
+def build_schedule(args: argparse.Namespace, staged: bool) -> Schedule:
+    kind = SCHEDULES[args.schedule]
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "staged"]
+    return kind(**{name: getattr(args, name) for name in names}, staged=staged)
+
+
+def announce(args: argparse.Namespace, trainer: Trainer, loader: Loader, train: Inputs, val: Inputs) -> None:
+    """Say what is about to be trained."""
+    for name, inputs in (("train", train), (args.val_split, val)):
+        logger.info("%s: %d images, %d captions", name, inputs.split.n_images, inputs.split.n_captions)
+    if val.split.n_images < FEWEST:
+        few = "so few images of %s choose the best epoch by chance, take %d or more"
+        logger.info(few, args.val_split, FEWEST)
+    model, devices = trainer.runner.model, trainer.runner.devices
+    parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    where, steps = ", ".join(map(str, devices)), len(loader.batch_sampler)
+    logger.info("%s: %s, on %s, %d steps per epoch", describe(model.config), parameters, where, steps)

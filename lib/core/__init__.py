@@ -1,0 +1,1 @@
+"""What every room uses: errors, values, configurations, fragments, precision, the machine."""

@@ -1,0 +1,1 @@
+"""Several processes that train or evaluate one model and give the numbers of one."""

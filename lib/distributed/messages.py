@@ -1,0 +1,128 @@
+"""Several processes, started by torchrun, that train or evaluate one model and give the numbers of one process.
+
+Each encodes its share of a batch and scores its images with the captions of all; from there on every process computes
+the same loss from the same (B, B) matrix. The gradient of a caption is the sum of what all processes found for it, and
+so is that of a weight. Without torchrun each function does what one process needs.
+
+Letters: B images of a batch, b of them of one process, C captions, W tokens, D embedding size, n rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lib.core.fragments import Fragments, Items
+from lib.distributed.launch import first, rank, share, size
+
+# ---- what processes tell each other ----
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """A plain value of every process, in their order."""
+    if not dist.is_initialized():
+        return [value]
+    found = [None] * size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def largest(value: int) -> int:
+    """The largest of the processes' values."""
+    if not dist.is_initialized():
+        return value
+    found = torch.tensor([value])
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def whole(part: np.ndarray, count: int) -> np.ndarray:
+    """All `count` rows of an array of which each process has its `share`."""
+    if not dist.is_initialized():
+        return part
+    rows = np.empty((count, *part.shape[1:]), part.dtype)
+    rows[share(count)] = part
+    return completed(rows)
+
+
+def completed(rows: np.ndarray) -> np.ndarray:
+    """An array of whose rows each process has filled its `share`, filled by all."""
+    for source in range(size()) if dist.is_initialized() else ():
+        start, stop = (len(rows) * number // size() for number in (source, source + 1))
+        dist.broadcast(torch.from_numpy(rows[start:stop]), source)
+    return rows
+
+
+def collected(own: np.ndarray | None, counts: list[int]) -> list[np.ndarray]:
+    """On the first process the arrays of all, of which process i has `counts[i]` rows of one shape; elsewhere none."""
+    if not dist.is_initialized():
+        return [own]
+    if not first():
+        if own is not None:
+            dist.send(torch.from_numpy(np.ascontiguousarray(own)), 0)
+        return []
+    parts = [own]
+    for source, count in enumerate(counts[1:], start=1):
+        parts.append(np.empty((count, *own.shape[1:]), own.dtype))
+        dist.recv(torch.from_numpy(parts[-1]), source)
+    return parts
+
+
+class _AllRows(torch.autograd.Function):
+    """Rows of all processes (n, D) -> (sum of n, D), `counts` of each.
+
+    `summed`: each process goes on with the rows in a computation of its own, so a row's gradient is the sum of theirs.
+    Otherwise all compute the same with them, and each has the whole gradient already.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, counts: list[int], summed: bool) -> Tensor:
+        ctx.counts, ctx.summed = counts, summed
+        most = max(counts)
+        padded = rows.new_zeros(most, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        gathered = rows.new_empty(len(counts) * most, *rows.shape[1:])
+        dist.all_gather_into_tensor(gathered, padded)
+        return torch.cat([part[:count] for part, count in zip(gathered.split(most), counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        if ctx.summed:
+            gradient = gradient.contiguous()
+            dist.all_reduce(gradient)
+        return gradient.split(ctx.counts)[rank()], None, None
+
+
+def gather_items(items: Items | None) -> list[Items]:
+    """The items of every process that has some, with gradient; padding is not sent."""
+    if not dist.is_initialized():
+        return [items]
+    told = gather_objects(None if items is None else (type(items), items.real, items.rows.shape[2], items.rows.dtype))
+    kind, _, width, dtype = next(each for each in told if each is not None)
+    counts = [0 if each is None else int(each[1].sum()) for each in told]
+    if items is None:
+        device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+        rows = torch.empty(0, width, dtype=dtype, device=device)
+    else:
+        rows = items.packed()  # (n, K)
+    parts = _AllRows.apply(rows, counts, True).split(counts)
+    return [kind.unpacked(part, each[1]) for part, each in zip(parts, told, strict=True) if each is not None]
+
+
+def concatenated(parts: list[Fragments]) -> Fragments:
+    """The items of parts that are padded to different lengths, one after another."""
+    longest = max(part.real.shape[1] for part in parts)
+    return Fragments.cat([
+        Fragments(
+            nn.functional.pad(part.features, (0, 0, 0, longest - part.real.shape[1])),  # (C, longest, D)
+            np.pad(part.real, ((0, 0), (0, longest - part.real.shape[1]))),
+        )
+        for part in parts
+    ])  # fmt: skip
+
+
+# ---- training ----

@@ -1,0 +1,1 @@
+"""Crisscrossed Captions: its annotation files and its scores."""

@@ -1,0 +1,1 @@
+"""Saved similarity matrices: read, written, and what several agree on."""

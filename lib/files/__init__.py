@@ -1,0 +1,1 @@
+"""Every file from outside passes here: checked once, then believed."""

@@ -1,0 +1,1 @@
+"""Grid features of images as a features file."""

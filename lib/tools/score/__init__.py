@@ -1,0 +1,1 @@
+"""Scores of single images with captions."""

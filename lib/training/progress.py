@@ -1,0 +1,153 @@
+"""What an epoch logs of its steps."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lib.distributed.launch import first
+from lib.training.tracking import Tracker, logger
+
+
+class Step(NamedTuple):
+    """A finished step: its global number, the places of its captions, loss over all pairs, gradient norm, learning
+    rates, and the seconds until its batch was there and until it was done."""
+
+    number: int
+    captions: np.ndarray
+    loss: float
+    norm: float
+    rates: dict[str, float]
+    data_time: float
+    step_time: float
+
+
+class EpochLog:
+    """The steps of an epoch as they are seen: timed, in a bar, in TensorBoard, and as a console line now and then.
+
+    What a GPU computes is read with each console line alone, since reading waits for it; the bar shows the last read.
+    `num_epochs` is where the run ends, `between` the seconds from an epoch's last step to the next one's first; `mean`
+    says that the loss is a mean over pairs, and so is its gradient. `done`, `pairs` and `loss` are the `totals` of an
+    epoch that goes on.
+    """
+
+    def __init__(
+        self, tracker: Tracker, epoch: int, steps: int, log_step: int = 200, num_epochs: int | None = None,
+        between: float = 0.0, mean: bool = False, done: int = 0, pairs: int = 0, loss: float = 0.0,
+    ):  # fmt: skip
+        self.tracker, self.epoch, self.steps, self.log_step = tracker, epoch, steps, log_step
+        self.epochs = 1 if num_epochs is None else num_epochs - epoch  # this one included
+        self.between, self.mean_loss = between, mean
+        self.first = self.done = min(done, steps)
+        self.unread: list[Step] = []  # loss and norm still tensors
+        self.read: list[Step] = []  # since the last call of `step`
+        self.shown: dict[str, str] = {}  # in the bar, of the last step read
+        self.pairs, self.loss = pairs, loss
+        self.data_time = self.step_time = 0.0  # totals since `first`
+        kind = {"unit": "step", "disable": None if first() else True, "leave": False}
+        self.bar = tqdm(total=steps, initial=self.done, desc=f"epoch {epoch}", **kind)
+
+    def totals(self) -> dict[str, int | float]:
+        """Steps done, their pairs and the sum of their losses; waits for a GPU."""
+        self._read()
+        return {"done": self.done, "pairs": self.pairs, "loss": self.loss}
+
+    def __enter__(self) -> EpochLog:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def timed(self, batches: Iterable) -> Iterator:
+        """The batches; what passes until one is there is data time, what passes until `step` is called step time."""
+        source = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            if batch is None:
+                return
+            self.started = time.perf_counter()
+            self.waited = self.started - asked
+            yield batch
+
+    def step(
+        self, number: int, captions: np.ndarray, loss: Tensor, norm: Tensor, rates: dict[str, float]
+    ) -> list[Step]:
+        """Note a finished step: its global number, the places of its captions, loss over all pairs, norm, and the
+        learning rate of each group of parameters, of which the first stands in the console's lines.
+
+        Returns the steps whose loss and norm have been read since the last call.
+        """
+        self.done += 1
+        line = self.done % self.log_step == 0 or self.done == self.steps
+        took = time.perf_counter() - self.started
+        self.unread.append(Step(number, captions, loss, norm, rates, self.waited, took))
+        if line or loss.device.type == "cpu":
+            self._read()
+        self.data_time += self.waited
+        self.step_time += time.perf_counter() - self.started
+        self.bar.set_postfix({**self.shown, "run ends in": self.left}, refresh=False)
+        self.bar.update()
+        read, self.read = self.read, []
+        if line:
+            self._line(read[-1])
+        return read
+
+    @property
+    def times(self) -> tuple[float, float]:
+        """The mean data time and step time in seconds."""
+        return tuple(seconds / (self.done - self.first) for seconds in (self.data_time, self.step_time))
+
+    @property
+    def left(self) -> datetime.timedelta:
+        """The time to the end of the run, at the pace of this epoch."""
+        steps = self.epochs * self.steps - self.done
+        return datetime.timedelta(seconds=round(steps * sum(self.times) + self.epochs * self.between))
+
+    def _line(self, last: Step) -> None:
+        data, work = self.times
+        rate = next(iter(last.rates.values()))
+        gradient = last.norm if self.mean_loss else last.norm / len(last.captions)
+        logger.info(
+            f"epoch {self.epoch} step {self.done}/{self.steps}  loss {self.last:.4f} (mean {self.mean:.4f})  "
+            f"gradient {gradient:.4f} per pair  lr {rate:.1e}  data {data:.3f} s  step {work:.3f} s  "
+            f"run ends in {self.left}"
+        )
+        figures = {"loss": last.loss, "loss_per_pair": self.last, "mean": self.mean, "gradient_norm": last.norm}
+        times = {"data_time": data, "step_time": work}
+        self.tracker.line(last.number, epoch=self.epoch, **figures, rates=last.rates, **times)
+
+    def _read(self) -> None:
+        if self.unread:
+            values = torch.stack([torch.stack((step.loss, step.norm)) for step in self.unread]).tolist()
+            read = [step._replace(loss=loss, norm=norm) for step, (loss, norm) in zip(self.unread, values, strict=True)]
+            self.unread, self.read = [], self.read + read
+            for step in read:
+                self._show(step)
+
+    def _show(self, step: Step) -> None:
+        pairs = len(step.captions)
+        self.last = step.loss / pairs
+        speed = f"{pairs / (step.data_time + step.step_time):.0f}"
+        rate = next(iter(step.rates.values()))
+        self.shown = {"loss": f"{self.last:.4f}", "lr": f"{rate:.1e}", "images/s": speed}
+        if not (math.isfinite(step.loss) and math.isfinite(step.norm)):
+            return
+        self.pairs, self.loss = self.pairs + pairs, self.loss + step.loss
+        self.tracker.scalars(
+            step.number, "train/", loss=step.loss, loss_per_pair=self.last, lr=rate, gradient_norm=step.norm,
+            data_time=step.data_time, step_time=step.step_time,
+        )  # fmt: skip
+
+    @property
+    def mean(self) -> float:
+        """The mean loss of a pair in this epoch."""
+        return self.loss / self.pairs if self.pairs else math.nan
