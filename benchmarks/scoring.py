@@ -18,7 +18,7 @@ from lib.core.config import KERNELS
 from lib.core.fragments import Fragments
 from lib.core.precision import PRECISIONS, set_precision
 from lib.similarity import HEADS
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 
 COLUMNS = ("case", "floor ms", "GFLOP/s", "ours ms", "ours / floor", "loop ms", "loop / ours")
 
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, images, captions, regions, words, loop_rounds in cases:
         torch.manual_seed(0)
         head = HEADS[name].make(args.embed_size).to(device).eval()
-        head.way = Way(args.kernels)
+        head.backend = Backend(args.kernels)
         pair = items(images, captions, regions, words, args.embed_size, device)
         label = f"{name} {images} x {regions} regions, {captions} x {words[0]}-{words[1]} words"
         rows.append((label, *measure(head, *pair, args.rounds, loop_rounds, args.precision)))

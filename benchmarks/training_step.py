@@ -25,7 +25,7 @@ from lib.encoders.backbones import SOURCES
 from lib.encoders.bert import bert_values
 from lib.model import build_model, complete
 from lib.similarity import HEADS
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 from lib.similarity.alignment.tiles import product
 from lib.training.losses import HingeTriplet
 from lib.training.optim import build_optimizer
@@ -36,7 +36,7 @@ COLUMNS = ("what", "ms", "share or ratio")
 def head_step(similarity: str, args, device) -> list[tuple]:
     """The head alone: ours and the loop."""
     head = HEADS[similarity].make(args.embed_size).to(device)
-    head.way, loss = Way(args.kernels), HingeTriplet()
+    head.backend, loss = Backend(args.kernels), HingeTriplet()
     images, captions = items(args.batch_size, args.batch_size, args.regions, tuple(args.words), args.embed_size, device)
     leaves = [Fragments(side.features.requires_grad_(), side.real) for side in (images, captions)]
 
@@ -86,7 +86,7 @@ def whole_step(args, device, released: bool = False) -> list[tuple]:
         image_encoder="grid" if args.backbone else "regions", embed_size=args.embed_size, image_options=images,
         text_options=bert_values(BertConfig(**sizes)),
     ))).to(device).train()  # fmt: skip
-    model.similarity.way, criterion = Way(args.kernels), HingeTriplet()
+    model.similarity.backend, criterion = Backend(args.kernels), HingeTriplet()
 
     def encode_captions(tokens):
         if released:

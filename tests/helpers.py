@@ -13,7 +13,7 @@ import eval as evaluation_script
 import train as training_script
 from lib.core.config import ModelConfig
 from lib.core.fragments import Fragments, Tokens
-from lib.datasets.inputs import Inputs, Reads, open_inputs
+from lib.datasets.inputs import Inputs, InputSpec, open_inputs
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
 from lib.model import complete
 from lib.training import tracking  # noqa: F401  first of all it makes protobuf readable
@@ -93,7 +93,7 @@ def copy_precomp(sample: Path, root: Path, data_name: str = "f30k") -> Path:
 def open_sample(sample: Path, split: str = "dev") -> Inputs:
     """A split of the sample's f30k, its region features and its captions tokenised for the sample's BERT."""
     tokeniser = WordPiece(load_tokenizer(sample / "bert"), {"vocab_size": 1 << 20, "max_position_embeddings": 512})
-    return open_inputs(sample / "f30k", "f30k", split, Reads(tokeniser, IMG_DIM))
+    return open_inputs(sample / "f30k", "f30k", split, InputSpec(tokeniser, IMG_DIM))
 
 
 def error_line(main, argv, capsys) -> str:

@@ -18,7 +18,7 @@ import torch
 from lib.core.fragments import Fragments, Tokens
 from lib.datasets.loaders import TrainBatch
 from lib.distributed import messages as distributed
-from lib.distributed.launch import joined, rank, share, size
+from lib.distributed.launch import joined, my_slice, rank, world_size
 from lib.distributed.runner import build_runner
 from lib.inference.scoring import score_split
 from lib.model import build_model
@@ -61,7 +61,7 @@ def results(kind: str, pairs: int) -> dict[str, torch.Tensor]:
 
     runner.score = scored
     for phase, (images, captions) in zip(PHASES, batches, strict=True):
-        images, captions = part_of(images, captions, share(pairs))
+        images, captions = part_of(images, captions, my_slice(pairs))
         images = images.to(torch.float64)
         value, norm = trainer.step(TrainBatch(images, captions, torch.arange(captions.count)), phase)
         if "loss" not in found:
@@ -150,7 +150,7 @@ def write(folder: Path, kinds: list[str], pairs: int) -> None:
     for kind in kinds:
         if kind == TRAP:
             distributed._AllRows.backward = staticmethod(lambda ctx, g: (g.split(ctx.counts)[rank()], None, None))
-        torch.save(results(kind, pairs), folder / f"{kind} {rank()} of {size()}.pth")
+        torch.save(results(kind, pairs), folder / f"{kind} {rank()} of {world_size()}.pth")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -92,7 +92,7 @@ def test_encoders_give_the_embeddings_of_the_released_checkpoint(golden, encoded
 @pytest.mark.parametrize("kernels", ["auto", "torch", "plain"])
 def test_esl_a_gives_the_scores_of_the_released_checkpoint(golden, model, encoded, kernels):
     head = model.similarity
-    head.way = head.way._replace(kernels=kernels)
+    head.backend = head.backend._replace(kernels=kernels)
     assert_close(head(*encoded), golden["sims"])
 
 

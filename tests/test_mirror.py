@@ -24,7 +24,7 @@ ELSEWHERE = {  # a module → the file that tests it, as CONTRIBUTING.md says
     "files/pickles.py": "files/test_pytorch.py",
     "files/reading.py": "files/test_writing.py",
     "inference/attention.py": "tools/score/test_main.py",
-    "inference/reads.py": "test_model.py",
+    "inference/input_spec.py": "test_model.py",
     "tools/extract/extraction.py": "tools/extract/test_main.py",
     "tools/gallery/attention.py": "tools/gallery/test_main.py",
     "tools/prepare/__main__.py": "tools/prepare/test_check.py",

@@ -16,7 +16,7 @@ from lib.core.errors import InputError
 from lib.core.fragments import Fragments, Tokens
 from lib.encoders.bert import bert_values, load_bert_config
 from lib.encoders.fields import BERT as FIELDS
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.model import build_model, check_memory, complete, describe, image_part, text_part
 from lib.similarity import HEADS as ROWS
 from lib.training.losses import HingeTriplet
@@ -252,7 +252,7 @@ def test_a_new_head_is_found_by_its_name_with_its_options(monkeypatch):
 def test_the_encoders_read_word_pieces_and_regions_of_their_size_or_squares_of_pixels(sample, grid):
     config = ModelConfig(image_encoder="grid" if grid else "regions", image_options={} if grid else {"img_dim": 24})
     paths = {"bert_path": sample / "bert"}
-    tokeniser, img_dim, transform = reads(complete(config, paths), paths)
+    tokeniser, img_dim, transform = input_spec(complete(config, paths), paths)
     ids, words = tokeniser.split(["a red circle"])[0]
     assert len(ids) == len(words) == 3 and tokeniser.max_length == 512
     if grid:
@@ -267,7 +267,7 @@ def test_a_tokeniser_with_more_entries_than_the_models_bert_is_refused(sample):
     config = complete(ModelConfig(), paths)
     smaller = config.text_options | {"vocab_size": config.text_options["vocab_size"] - 1}
     with pytest.raises(InputError, match=f"--bert_path {sample / 'bert'}: the tokenizer has .* entries"):
-        reads(dataclasses.replace(config, text_options=smaller), paths)
+        input_spec(dataclasses.replace(config, text_options=smaller), paths)
 
 
 def test_a_network_is_described_as_published_figures_are_looked_up():

@@ -17,10 +17,10 @@ from lib.core.precision import set_precision
 from lib.datasets.inputs import open_inputs
 from lib.distributed.runner import Runner
 from lib.evaluation.metrics import retrieval_metrics
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.inference.scoring import score_split
 from lib.similarity import HEADS
-from lib.similarity.alignment import Way, alignment_scores, gpu_kernel, plain
+from lib.similarity.alignment import Backend, alignment_scores, gpu_kernel, plain
 from lib.training.losses import HingeTriplet
 from lib.training.resuming import resume
 from lib.training.run import Run
@@ -56,7 +56,7 @@ def scores_equal_the_definition(bench: Bench) -> Result:
         expected = plain.alignment_scores(images, captions, tau)
         given = [side.to(bench.device, torch.float32) for side in (images, captions)]
         for kernels in ("auto", "torch"):
-            found = alignment_scores(*given, torch.tensor(tau, device=bench.device), Way(kernels))
+            found = alignment_scores(*given, torch.tensor(tau, device=bench.device), Backend(kernels))
             worst = max(worst, _difference(found, expected))
     return f"{worst:.1e}", worst <= ROUNDING
 
@@ -188,7 +188,7 @@ def recalls_hold_in_every_precision(bench: Bench) -> Result:
     for similarity in ("esl_a", "esl_h"):
         model = bench.trained(similarity)
         paths = {"bert_path": bench.sample / "bert"}
-        inputs = open_inputs(bench.sample / "coco", "coco", "testall", reads(model.config, paths))
+        inputs = open_inputs(bench.sample / "coco", "coco", "testall", input_spec(model.config, paths))
         results = {}
         for precision in ("float32", "tf32", "bf16"):
             set_precision(precision)

@@ -17,7 +17,7 @@ from lib.core.config import ModelConfig
 from lib.datasets.inputs import open_inputs
 from lib.datasets.loaders import train_loader
 from lib.encoders.bert import bert_values, load_bert_config
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.model import complete
 
 
@@ -65,7 +65,7 @@ def data_time(bench: Bench) -> Table:
     """Share of a bf16 step's time that passes until its batch is there, features on local disk."""
     paths = {"bert_path": bench.sample / "bert"}
     config = complete(ModelConfig(text_options=bert_values(load_bert_config(paths["bert_path"]))))
-    inputs = open_inputs(bench.sample / "coco", "coco", "train", reads(config, paths))
+    inputs = open_inputs(bench.sample / "coco", "coco", "train", input_spec(config, paths))
     trainer, waited = bench.trainer(bench.model(), "bf16"), 0.0
     workers = min(4, len(os.sched_getaffinity(0)))
     loader = train_loader(inputs, bench.sizes.batch, 0, workers, pin_memory=bench.device.type == "cuda")

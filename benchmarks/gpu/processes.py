@@ -10,7 +10,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from benchmarks.gpu.bench import ALL_NEGATIVES, Bench, Sizes, gradients
 from lib.core.fragments import Tokens
 from lib.datasets.loaders import TrainBatch
-from lib.distributed.launch import first, joined, own_devices, share
+from lib.distributed.launch import is_main, joined, my_slice, own_devices
 from lib.distributed.runner import build_runner
 
 
@@ -32,8 +32,8 @@ def _step(device: str, sizes: Sizes, folder: Path) -> None:
         bench = Bench(own_devices(device)[0], sizes, folder)
         trainer = bench.trainer(bench.model(), grad_clip=0.0)
         trainer.runner = build_runner(trainer.runner.model, [bench.device], "float32", None)
-        trainer.step(part_of(bench.batch(), share(sizes.batch)), ALL_NEGATIVES)
-        if first():
+        trainer.step(part_of(bench.batch(), my_slice(sizes.batch)), ALL_NEGATIVES)
+        if is_main():
             torch.save(gradients(trainer.runner.model), _file(folder))
 
 

@@ -21,7 +21,7 @@ from lib.core.precision import set_precision
 from lib.core.provenance import provenance
 from lib.datasets import data_set
 from lib.datasets.inputs import open_inputs
-from lib.distributed.launch import first, joined, own_devices
+from lib.distributed.launch import is_main, joined, own_devices
 from lib.distributed.runner import build_runner
 from lib.evaluation import report
 from lib.evaluation.matrices.stored import checkpoint_hash, save_results
@@ -30,10 +30,10 @@ from lib.evaluation.protocols import PROTOCOLS, Scores
 from lib.evaluation.queries import Items, answer, save_queries, table_paths
 from lib.evaluation.tables import Table, printed
 from lib.files.writing import check_target, check_writable, write_json
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.inference.scoring import score_split
 from lib.model import describe
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 
 
 def evaluate_all(args: argparse.Namespace) -> None:
@@ -50,7 +50,7 @@ def evaluate_all(args: argparse.Namespace) -> None:
             show(args, report.recall_table(one.rows))
             for name in args.protocols:
                 show(args, *judgement(name, [one], alone=len(args.model_path) == 1))
-            if first():
+            if is_main():
                 write_outputs(args, one)
             say(args, f"{time.perf_counter() - began:.1f} s\n")
             done.append(one._replace(matrix=None, items=None))
@@ -89,15 +89,15 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list, outputs_of: Ca
     data, paths = data_set(args.dataset), machine_paths(args)
     checkpoint = read_checkpoint(path, paths)
     config = checkpoint.config
-    what = reads(config, paths)
+    what = input_spec(config, paths)
     inputs = open_inputs(args.data_path, args.dataset, args.split, what, args.limit, image_limits(args))
     split, outputs = inputs.split, outputs_of(inputs.split.limited)
     files = [*split.read_files, Path(args.data_path) / "id_mapping.json"] if what.transform else split.read_files
     references = {name: PROTOCOLS[name].read(args.data_path, split.image_ids) for name in args.protocols}
 
     say(args, f"{path}: {checkpoint.description}")
-    way = Way(args.kernels, args.score_memory and args.score_memory << 20)
-    runner = build_runner(load_model(checkpoint), devices, args.precision, way)
+    backend = Backend(args.kernels, args.score_memory and args.score_memory << 20)
+    runner = build_runner(load_model(checkpoint), devices, args.precision, backend)
     scores = score_split(runner, inputs, args.batch_size, args.workers, vectors=bool(references))
 
     limit = args.limit if split.limited else None
@@ -139,7 +139,7 @@ def evaluate(path: Path, args: argparse.Namespace, devices: list, outputs_of: Ca
 
 def say(args: argparse.Namespace, line: str) -> None:
     """A line that is no table: stdout is for tables alone where they are to be pasted."""
-    if first():
+    if is_main():
         print(line, file=sys.stdout if args.format == "text" else sys.stderr)
 
 

@@ -19,15 +19,15 @@ from lib.datasets.images import check_image_list
 from lib.datasets.inputs import Inputs, open_inputs
 from lib.datasets.layout import image_folder
 from lib.datasets.loaders import Loader, train_loader
-from lib.distributed.launch import first, joined, own_devices, rank, size
+from lib.distributed.launch import is_main, joined, own_devices, rank, world_size
 from lib.distributed.messages import gather_objects
 from lib.distributed.runner import build_runner
 from lib.evaluation.metrics import Retrieval, retrieval_metrics
 from lib.files.writing import check_writable
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.inference.scoring import score_split
 from lib.model import build_model, check_memory, complete, describe
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 from lib.training.console import close_console, setup_console
 from lib.training.engine import Trainer
 from lib.training.fit import fit
@@ -63,18 +63,20 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
     checkpoint = find_checkpoint(args, run, paths)
     if args.image_list:
         check_image_list(image_folder(args.data_path, args.data_name), args.image_list, image_limits(args))
-    encoders_read = reads(config, paths)
+    encoders_read = input_spec(config, paths)
     train, val = (
         open_inputs(args.data_path, args.data_name, split, encoders_read, image_limits=image_limits(args))
         for split in ("train", args.val_split)
     )
-    loader = train_loader(train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda", (rank(), size()))
+    loader = train_loader(
+        train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda", (rank(), world_size())
+    )
 
     # what is trained: model, loss, optimizer, schedule
     check_memory(config)
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
-    way = Way(args.kernels, args.score_memory and args.score_memory << 20)
-    runner = build_runner(model, devices, args.precision, way)
+    backend = Backend(args.kernels, args.score_memory and args.score_memory << 20)
+    runner = build_runner(model, devices, args.precision, backend)
     criterion = build_loss(args.loss, model, criterion_options).to(runner.device)
     rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay, args.pretrained_lr
     optimizer = build_optimizer(model, criterion, args.optim, *rates)
@@ -86,7 +88,7 @@ def train_run(args: argparse.Namespace, run: Run) -> None:
     if goes_on:
         resume(run, trainer, checkpoint)
     run.lock()
-    if first():
+    if is_main():
         if goes_on and checkpoint.path.resolve().parent == run.folder.resolve():
             run.mend(checkpoint)
         else:
@@ -146,7 +148,7 @@ def find_checkpoint(args: argparse.Namespace, run: Run, paths: dict[str, Any]) -
 
 def record(run: Run, devices: list, files: list) -> None:
     """Write down with what the run was started, and say it in short."""
-    start = describe_start(run.command, run.settings, files, devices, size())
+    start = describe_start(run.command, run.settings, files, devices, world_size())
     write_start(run.folder, start, run.step)
     for line in summary(start):
         logger.info(line)

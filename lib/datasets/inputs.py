@@ -25,7 +25,7 @@ from lib.files.images import DEFAULT_LIMITS, ImageLimits
 SIZE_AUGMENT = 0.2  # probability that a region is dropped while training
 
 
-class Reads(NamedTuple):
+class InputSpec(NamedTuple):
     """What a model's encoders read: tokens of a tokeniser; images after `transform`, or regions of size `img_dim`."""
 
     tokeniser: Tokeniser
@@ -67,18 +67,18 @@ def open_inputs(
     data_path: str | Path,
     data_name: str,
     split_name: str,
-    reads: Reads,
+    spec: InputSpec,
     limit: int | None = None,
     image_limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Inputs:
-    """Open a split for the encoders that `reads` speaks of; InputError for whatever does not fit or is not there."""
-    raw = reads.transform is not None
-    split = open_split(data_path, data_name, split_name, reads.img_dim, need_features=not raw, limit=limit)
+    """Open a split for the encoders that `spec` describes; InputError for whatever does not fit or is not there."""
+    raw = spec.transform is not None
+    split = open_split(data_path, data_name, split_name, spec.img_dim, need_features=not raw, limit=limit)
     if raw:
         where, names = image_folder(data_path, data_name), read_id_mapping(data_path)
         folder = ImageFolder(where, names, split.image_ids, image_limits)
         folder.check()
-        images = RawImages(folder, reads.transform)
+        images = RawImages(folder, spec.transform)
     else:
         images = RegionImages(split.features, split.rows)
-    return Inputs(split, images, TokenisedCaptions(split.captions, reads.tokeniser))
+    return Inputs(split, images, TokenisedCaptions(split.captions, spec.tokeniser))

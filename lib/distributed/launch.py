@@ -23,19 +23,19 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def first() -> bool:
+def is_main() -> bool:
     """Whether this is the process that writes and speaks."""
     return rank() == 0
 
 
-def share(count: int) -> slice:
+def my_slice(count: int) -> slice:
     """The part of `count` items that is this process's, in order."""
-    return slice(count * rank() // size(), count * (rank() + 1) // size())
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
 @contextlib.contextmanager
@@ -49,12 +49,12 @@ def joined(device: str | None):
         return
     try:
         _join(device)
-        if not first():
+        if not is_main():
             sys.stdout = open(os.devnull, "w")
         yield
         dist.destroy_process_group()
     except InputError as error:
-        if first():
+        if is_main():
             raise
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which torchrun ends the others once the first has ended
         time.sleep(PATIENCE)
@@ -62,7 +62,7 @@ def joined(device: str | None):
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        if not first():
+        if not is_main():
             raise SystemExit(2) from None
         reason = " ".join(str(error).split()).partition(". ")[0][:160]
         raise InputError(
@@ -84,7 +84,7 @@ def _join(device: str | None) -> None:
 def own_devices(device: str | None) -> list[torch.device]:
     """The devices of this process: those of `visible_devices`, or the one GPU that is its own."""
     devices = visible_devices(device)
-    if size() > 1 and devices[0].type == "cuda":
+    if world_size() > 1 and devices[0].type == "cuda":
         return [torch.device("cuda", torch.cuda.current_device())]
     return devices
 

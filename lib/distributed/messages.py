@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lib.core.fragments import Fragments, Items
-from lib.distributed.launch import first, rank, share, size
+from lib.distributed.launch import is_main, my_slice, rank, world_size
 
 # ---- what processes tell each other ----
 
@@ -26,12 +26,12 @@ def gather_objects(value: Any) -> list[Any]:
     """A plain value of every process, in their order."""
     if not dist.is_initialized():
         return [value]
-    found = [None] * size()
+    found = [None] * world_size()
     dist.all_gather_object(found, value)
     return found
 
 
-def largest(value: int) -> int:
+def max_over_processes(value: int) -> int:
     """The largest of the processes' values."""
     if not dist.is_initialized():
         return value
@@ -40,28 +40,28 @@ def largest(value: int) -> int:
     return int(found)
 
 
-def whole(part: np.ndarray, count: int) -> np.ndarray:
+def gather_rows(part: np.ndarray, count: int) -> np.ndarray:
     """All `count` rows of an array of which each process has its `share`."""
     if not dist.is_initialized():
         return part
     rows = np.empty((count, *part.shape[1:]), part.dtype)
-    rows[share(count)] = part
-    return completed(rows)
+    rows[my_slice(count)] = part
+    return fill_rows(rows)
 
 
-def completed(rows: np.ndarray) -> np.ndarray:
+def fill_rows(rows: np.ndarray) -> np.ndarray:
     """An array of whose rows each process has filled its `share`, filled by all."""
-    for source in range(size()) if dist.is_initialized() else ():
-        start, stop = (len(rows) * number // size() for number in (source, source + 1))
+    for source in range(world_size()) if dist.is_initialized() else ():
+        start, stop = (len(rows) * number // world_size() for number in (source, source + 1))
         dist.broadcast(torch.from_numpy(rows[start:stop]), source)
     return rows
 
 
-def collected(own: np.ndarray | None, counts: list[int]) -> list[np.ndarray]:
+def gather_to_main(own: np.ndarray | None, counts: list[int]) -> list[np.ndarray]:
     """On the first process the arrays of all, of which process i has `counts[i]` rows of one shape; elsewhere none."""
     if not dist.is_initialized():
         return [own]
-    if not first():
+    if not is_main():
         if own is not None:
             dist.send(torch.from_numpy(np.ascontiguousarray(own)), 0)
         return []

@@ -18,10 +18,10 @@ from lib.core.fragments import Fragments, Prepared, Tokens
 from lib.core.host_random import own_draws
 from lib.core.precision import at_least_float32, encoding, for_product
 from lib.distributed.batchnorm import share_statistics
-from lib.distributed.launch import size
+from lib.distributed.launch import world_size
 from lib.distributed.messages import _AllRows, concatenated, gather_items
 from lib.model import MatchingModel
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 
 
 def seed_devices(seed: int, devices: list[torch.device]) -> None:
@@ -34,16 +34,20 @@ def seed_devices(seed: int, devices: list[torch.device]) -> None:
 class Runner:
     """Runs a MatchingModel on one device or several, in one precision; the model's parameters live on the first.
 
-    `precision` is one of lib.core.precision's, `way` says how the head computes scores.
+    `precision` is one of lib.core.precision's, `backend` says how the head computes scores.
     """
 
     def __init__(
-        self, model: MatchingModel, devices: list[torch.device], precision: str = "float32", way: Way | None = None
+        self,
+        model: MatchingModel,
+        devices: list[torch.device],
+        precision: str = "float32",
+        backend: Backend | None = None,
     ):
         self.model = model.to(devices[0])
         self.devices, self.device, self.precision = devices, devices[0], precision
-        if way is not None:
-            model.similarity.way = way
+        if backend is not None:
+            model.similarity.backend = backend
 
     def encode_images(self, images: Fragments | Tensor) -> Fragments:
         """Encoded images as Fragments (B, R, D) on the first device, in float32 at least."""
@@ -114,9 +118,9 @@ class _Replica(nn.Module):
 BUCKET = 1 << 24  # numbers that are summed in one message
 
 
-def build_runner(model: MatchingModel, devices: list[torch.device], precision: str, way: Way | None) -> Runner:
+def build_runner(model: MatchingModel, devices: list[torch.device], precision: str, backend: Backend | None) -> Runner:
     """The runner of this process, alone or one of several."""
-    return (Runner if size() == 1 else DistributedRunner)(model, devices, precision, way)
+    return (Runner if world_size() == 1 else DistributedRunner)(model, devices, precision, backend)
 
 
 class DistributedRunner(Runner):

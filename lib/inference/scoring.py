@@ -20,8 +20,8 @@ from lib.core.fragments import Items, Prepared, on_device
 from lib.core.machine import free_memory
 from lib.datasets.inputs import Inputs
 from lib.datasets.loaders import caption_batches, image_batches
-from lib.distributed.launch import first, rank, share, size
-from lib.distributed.messages import completed, gather_items, whole
+from lib.distributed.launch import is_main, my_slice, rank, world_size
+from lib.distributed.messages import fill_rows, gather_items, gather_rows
 from lib.distributed.runner import Runner
 
 TOKENS_PER_CAPTION = 16  # a caption batch holds about as many tokens as batch_size captions of this length
@@ -45,18 +45,20 @@ def score_split(
     Several processes share the images, and the encoding of the captions; each gets the scores of all.
     """
     training, count = runner.model.training, len(inputs.images)
-    if count < size():
-        raise InputError(f"{count} images can't be shared by {size()} processes; start fewer")
+    if count < world_size():
+        raise InputError(f"{count} images can't be shared by {world_size()} processes; start fewer")
     runner.model.eval()
     try:
-        own = range(count)[share(count)]
-        images = image_batches(inputs.images, batch_size, workers, runner.device.type == "cuda", share(count))
+        own = range(count)[my_slice(count)]
+        images = image_batches(inputs.images, batch_size, workers, runner.device.type == "cuda", my_slice(count))
         matrix = _room_for_scores(count, len(inputs.captions))  # (N, C); after an hour of encoding would be late
         tiles, image_vectors = encode_images(runner, images, len(own), vectors)
         captions = caption_batches(inputs.captions, batch_size * TOKENS_PER_CAPTION)
         prepared, caption_vectors = encode_captions(runner, captions, len(inputs.captions), vectors)
-        _score(runner, tiles, prepared, matrix[share(count)])
-        return SplitScores(completed(matrix.numpy()), whole(image_vectors, count) if vectors else None, caption_vectors)
+        _score(runner, tiles, prepared, matrix[my_slice(count)])
+        return SplitScores(
+            fill_rows(matrix.numpy()), gather_rows(image_vectors, count) if vectors else None, caption_vectors
+        )
     finally:
         runner.model.train(training)
 
@@ -90,8 +92,8 @@ def encode_captions(runner: Runner, batches: Iterable, count: int, vectors: bool
     """
     prepared, found, batches = [], [], list(batches)
     with _Progress(count, "encode captions", "captions") as bar:
-        for start in range(0, len(batches), size()):
-            together, own, embedded = batches[start : start + size()], None, None
+        for start in range(0, len(batches), world_size()):
+            together, own, embedded = batches[start : start + world_size()], None, None
             if rank() < len(together):
                 encoded = runner.encode_captions(together[rank()][1].to(runner.device, non_blocking=True))
                 own = runner.prepare_captions(encoded)
@@ -185,5 +187,11 @@ class _Progress(tqdm):
 
     def __init__(self, total: int, desc: str, unit: str):
         super().__init__(
-            total=total, desc=desc, unit=unit, unit_scale=True, leave=False, disable=None if first() else True, delay=1
+            total=total,
+            desc=desc,
+            unit=unit,
+            unit_scale=True,
+            leave=False,
+            disable=None if is_main() else True,
+            delay=1,
         )

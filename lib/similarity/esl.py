@@ -101,14 +101,14 @@ class ESL(SimilarityHead):
         return captions.map(matched, Prepared)
 
     def score(self, images: Prepared, captions: Prepared) -> Tensor:
-        return alignment_scores(images, captions, self.log_scale.exp(), self.way)
+        return alignment_scores(images, captions, self.log_scale.exp(), self.backend)
 
     def attention(self, images: Prepared, captions: Prepared) -> Tensor:
         """Word-region similarity S (B, C, W, R) of prepared items, 0 at padding: the picture of what matched what."""
         return word_region_similarity(images, captions)
 
     def images_per_tile(self, regions: int, count: int, device: torch.device) -> int:
-        return images_per_tile(regions, count, device, self.way)
+        return images_per_tile(regions, count, device, self.backend)
 
     def embed_images(self, images: Fragments) -> Tensor:
         """The l2-normalised mean of the regions' measure-units (B, E)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.core.fragments import Fragments, Prepared
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 
 
 class SimilarityHead(nn.Module):
@@ -18,7 +18,7 @@ class SimilarityHead(nn.Module):
     A head prepares each item once, whatever it is scored with; `score` does the work of the pairs.
     """
 
-    way = Way()  # how scores are computed, for the heads that can choose
+    backend = Backend()  # how scores are computed, for the heads that can choose
 
     def prepare_images(self, images: Fragments) -> Prepared:
         """The work of single images: Fragments (B, R, D) -> Prepared (B, *, K)."""

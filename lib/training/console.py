@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lib.console.screen import silence
-from lib.distributed.launch import first
+from lib.distributed.launch import is_main
 from lib.training.tracking import logger
 
 
@@ -19,7 +19,7 @@ def setup_console(log_file: str | Path | None = None) -> logging.Logger:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     close_console()
-    if not first():
+    if not is_main():
         logger.addHandler(logging.NullHandler())
         return logger
     console = _Console(sys.stdout)

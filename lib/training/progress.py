@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib.distributed.launch import first
+from lib.distributed.launch import is_main
 from lib.training.tracking import Tracker, logger
 
 
@@ -52,7 +52,7 @@ class EpochLog:
         self.shown: dict[str, str] = {}  # in the bar, of the last step read
         self.pairs, self.loss = pairs, loss
         self.data_time = self.step_time = 0.0  # totals since `first`
-        kind = {"unit": "step", "disable": None if first() else True, "leave": False}
+        kind = {"unit": "step", "disable": None if is_main() else True, "leave": False}
         self.bar = tqdm(total=steps, initial=self.done, desc=f"epoch {epoch}", **kind)
 
     def totals(self) -> dict[str, int | float]:

@@ -15,7 +15,7 @@ from typing import Any
 from lib.checkpoint import Checkpoint, read_checkpoint
 from lib.checkpoint.native import written
 from lib.core.errors import InputError
-from lib.distributed.launch import first
+from lib.distributed.launch import is_main
 from lib.distributed.messages import gather_objects
 from lib.files.writing import remove_leftovers
 from lib.training.engine import Trainer
@@ -55,7 +55,7 @@ class Run:
 
     def lock(self) -> None:
         """Make the folder if need be, and keep other runs out of it; InputError where one is going on there."""
-        if first() and not self.locked:
+        if is_main() and not self.locked:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.held.enter_context(locked(self.folder))
             self.locked = True
@@ -67,7 +67,7 @@ class Run:
         Both are whole on the disk before either takes its place, the latest first; `mend` knows a crash in between.
         What can't be written is said, and written with the next save. Of several processes the first writes.
         """
-        if not first():
+        if not is_main():
             return
         state = {name: getattr(self, name) for name in (*STATE, "settings")}
         model = trainer.runner.model

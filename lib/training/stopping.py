@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 
-from lib.distributed.launch import size
-from lib.distributed.messages import largest
+from lib.distributed.launch import world_size
+from lib.distributed.messages import max_over_processes
 
 STOPPED = 75  # the exit code of a run that stopped before its end; EX_TEMPFAIL of sysexits.h: try again
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
@@ -34,7 +34,7 @@ class Stop:
     def __init__(self):
         self.asked: str | None = None
         self._when, self._before = 0.0, {}
-        self._waits = self._together = size() > 1
+        self._waits = self._together = world_size() > 1
 
     def __enter__(self) -> Stop:
         for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
@@ -61,7 +61,7 @@ class Stop:
 
     def check(self) -> None:
         """Raise Stopped if a signal has come."""
-        if self._together and (number := largest(SIGNALS.index(self.asked) + 1 if self.asked else 0)):
+        if self._together and (number := max_over_processes(SIGNALS.index(self.asked) + 1 if self.asked else 0)):
             self.asked = SIGNALS[number - 1]
         if self.asked:
             raise Stopped(self.asked)

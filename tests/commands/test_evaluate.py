@@ -23,7 +23,7 @@ from lib.evaluation.protocols import PROTOCOLS, Protocol
 from lib.evaluation.published import Published
 from lib.evaluation.tables import Table
 from lib.files.reading import read_ids
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 from tests import helpers
 from tests.helpers import HEADS, error_line, eval_arguments, evaluate, scalars
 from tests.processes import in_a_process
@@ -237,7 +237,7 @@ def test_the_flags_of_the_machine_reach_what_scores(sample, best, tmp_path, monk
     evaluate(sample, best, "--output", tmp_path, *flags)
     (cpu,) = seen[0][0]
     assert cpu.type == "cpu"
-    assert seen == [([cpu], "float32", Way("auto", None)), ([cpu], "bf16", Way("torch", 3 << 20))]
+    assert seen == [([cpu], "float32", Backend("auto", None)), ([cpu], "bf16", Backend("torch", 3 << 20))]
 
 
 def test_bf16_is_named_and_moves_no_score_by_more_than_a_hundredth_of_the_largest(sample, best, tmp_path):

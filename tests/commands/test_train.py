@@ -19,7 +19,7 @@ from lib.checkpoint import convert, load_model, read_checkpoint
 from lib.core.config import KERNELS
 from lib.core.fragments import Tokens
 from lib.datasets.tokenisers import load_tokenizer
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 from lib.training.engine import Trainer
 from lib.training.run import Run
 from tests import helpers
@@ -324,12 +324,12 @@ def test_flags_of_a_step_reach_the_trainer_and_kernels_and_scoring_memory_the_he
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.03] * 2
     assert (trainer.grad_clip, trainer.accumulate, trainer.seed) == (0.5, 4, 9)
     assert trainer.runner.precision == "bf16" and trainer.criterion.margin == 0.7
-    assert trainer.runner.model.similarity.way == Way("torch", 3 << 20)  # in bytes
+    assert trainer.runner.model.similarity.backend == Backend("torch", 3 << 20)  # in bytes
     trainer = assembled()
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [1e-4] * 2
     assert (trainer.grad_clip, trainer.accumulate, trainer.seed) == (2.0, 1, 0)
     assert trainer.runner.precision == "float32" and trainer.criterion.margin == 0.2
-    assert trainer.runner.model.similarity.way == Way("auto", None)
+    assert trainer.runner.model.similarity.backend == Backend("auto", None)
 
 
 def test_every_choice_of_kernels_trains_to_the_same_losses_and_gradients(sample, tmp_path):

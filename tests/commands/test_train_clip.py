@@ -17,12 +17,12 @@ from lib.checkpoint.released.clip import name_of
 from lib.commands.train import build_schedule
 from lib.core.config import ModelConfig
 from lib.core.fragments import Tokens
-from lib.datasets.inputs import Reads, open_inputs
+from lib.datasets.inputs import InputSpec, open_inputs
 from lib.datasets.loaders import TrainBatch
 from lib.distributed.runner import Runner
 from lib.encoders import openai_clip
 from lib.encoders.clip import load_clip
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.model import build_model, complete
 from lib.tools.score import __main__ as score
 from lib.tools.score import scoring
@@ -192,9 +192,9 @@ def test_plain_clip_is_evaluated_without_training(sample, tmp_path, capsys):
     assert error == "--zero_shot and --model_path name different models; give one of them"
 
 
-def clip_reads(sample) -> Reads:
+def clip_reads(sample) -> InputSpec:
     paths = {"clip_path": str(sample / "clip")}
-    return reads(complete(ModelConfig("cosine", "clip", "clip", 256), paths), paths)
+    return input_spec(complete(ModelConfig("cosine", "clip", "clip", 256), paths), paths)
 
 
 def test_a_picture_shows_the_words_and_the_part_of_the_image_that_clip_sees(sample, tmp_path, monkeypatch, capsys):

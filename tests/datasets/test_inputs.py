@@ -11,7 +11,7 @@ from PIL import Image
 
 from lib.core.errors import InputError
 from lib.datasets.images import RawImages
-from lib.datasets.inputs import Reads, RegionImages, open_inputs
+from lib.datasets.inputs import InputSpec, RegionImages, open_inputs
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
 from lib.files.images import ImageLimits
 
@@ -46,12 +46,12 @@ def brightness(image, rng):
 
 @pytest.fixture
 def raw(tokeniser):
-    return Reads(tokeniser, transform=brightness)
+    return InputSpec(tokeniser, transform=brightness)
 
 
 @pytest.mark.parametrize("data_name", ["birds", "coco", "f30k"])
 def test_region_features_and_captions_of_a_split_are_opened_together(root, tokeniser, data_name):
-    inputs = open_inputs(root, data_name, "dev", Reads(tokeniser, img_dim=4))
+    inputs = open_inputs(root, data_name, "dev", InputSpec(tokeniser, img_dim=4))
     assert isinstance(inputs.images, RegionImages) and len(inputs.images) == inputs.split.n_images == 3
     assert [inputs.images(i).features.unique().tolist() for i in range(3)] == [[0], [1], [2]]
     assert inputs.split.image_of_caption.tolist() == [0, 0, 1, 1, 2, 2]
@@ -67,7 +67,7 @@ def test_raw_images_are_found_through_the_ids_of_the_split(root, raw, data_name)
 
 
 def test_a_limit_keeps_the_first_images_and_asks_for_no_others(root, raw, tokeniser, tmp_path):
-    regions = open_inputs(root, "birds", "dev", Reads(tokeniser, img_dim=4), limit=2)
+    regions = open_inputs(root, "birds", "dev", InputSpec(tokeniser, img_dim=4), limit=2)
     assert (len(regions.images), len(regions.captions), regions.split.limited) == (2, 4, True)
     (tmp_path / "images").mkdir()
     (tmp_path / "precomp").symlink_to(root / "precomp")
@@ -94,7 +94,7 @@ def test_the_limits_of_images_hold_for_those_of_a_split(root, raw, tmp_path):
 
 def test_features_of_another_size_are_refused_when_the_split_is_opened(root, tokeniser):
     with pytest.raises(InputError, match="found features of size 4, expected --img_dim 8"):
-        open_inputs(root, "birds", "dev", Reads(tokeniser, img_dim=8))
+        open_inputs(root, "birds", "dev", InputSpec(tokeniser, img_dim=8))
 
 
 def test_raw_images_without_a_mapping_or_folder_are_refused_when_the_split_is_opened(root, raw, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 from lib.core.errors import InputError
 from lib.core.fragments import Fragments
 from lib.datasets import loaders
-from lib.datasets.inputs import Reads, open_inputs
+from lib.datasets.inputs import InputSpec, open_inputs
 from lib.datasets.loaders import EpochSampler, Pairs, TrainBatch, caption_batches, image_batches, train_loader
 from lib.datasets.tokenisers import WordPiece, load_tokenizer
 from lib.encoders.transforms import SquareTransform, imagenet_normalize
@@ -55,12 +55,12 @@ def tokeniser(root):
 
 @pytest.fixture(scope="module")
 def inputs(root, tokeniser):
-    return open_inputs(root, "f30k", "train", Reads(tokeniser, img_dim=IMG_DIM))
+    return open_inputs(root, "f30k", "train", InputSpec(tokeniser, img_dim=IMG_DIM))
 
 
 @pytest.fixture(scope="module")
 def raw_inputs(root, tokeniser):
-    return open_inputs(root, "f30k", "train", Reads(tokeniser, transform=SquareTransform(SIDE, imagenet_normalize)))
+    return open_inputs(root, "f30k", "train", InputSpec(tokeniser, transform=SquareTransform(SIDE, imagenet_normalize)))
 
 
 @pytest.fixture(scope="module", params=["regions", "raw images"])
@@ -190,7 +190,7 @@ def test_nan_found_by_a_worker_reaches_the_user_as_one_line(root, tokeniser, tmp
     values = np.load(root / "precomp" / "train_ims.npy")
     values[5, 1, 2] = np.nan
     np.save(tmp_path / "precomp" / "train_ims.npy", values)
-    bad = open_inputs(tmp_path, "f30k", "train", Reads(tokeniser))
+    bad = open_inputs(tmp_path, "f30k", "train", InputSpec(tokeniser))
     for loader in (train_loader(bad, 7, 0, workers), image_batches(bad.images, 7, workers)):
         with pytest.raises(InputError, match="train_ims.npy, row 5, region 1: NaN") as error:
             list(loader)

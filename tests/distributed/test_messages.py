@@ -15,8 +15,8 @@ from lib.core.errors import InputError
 from lib.core.fragments import Fragments
 from lib.distributed import launch, messages, runner
 from lib.distributed.batchnorm import share_statistics
-from lib.distributed.launch import joined, share
-from lib.distributed.messages import concatenated, gather_items, gather_objects, largest
+from lib.distributed.launch import joined, my_slice
+from lib.distributed.messages import concatenated, gather_items, gather_objects, max_over_processes
 from lib.training.stopping import Stop
 from tests import sharing
 from tests.processes import in_a_process
@@ -43,21 +43,21 @@ def test_steps_and_validation_of_two_processes_equal_those_of_one(tmp_path, comm
 
 @pytest.mark.parametrize(("count", "parts"), [(13, 3), (4, 4), (128, 5), (2, 3)])
 def test_shares_are_equal_up_to_one_and_cover_all_in_order(monkeypatch, count, parts):
-    monkeypatch.setattr(launch, "size", lambda: parts)
+    monkeypatch.setattr(launch, "world_size", lambda: parts)
     found = []
     for number in range(parts):
         monkeypatch.setattr(launch, "rank", lambda number=number: number)
-        found.append(list(range(count)[share(count)]))
+        found.append(list(range(count)[my_slice(count)]))
     assert sum(found, []) == list(range(count)) and max(map(len, found)) - min(map(len, found)) <= 1
 
 
 def test_one_process_is_the_first_and_sends_nothing():
-    assert (launch.rank(), launch.size(), launch.first()) == (0, 1, True)
-    assert gather_objects("x") == ["x"] and largest(3) == 3 and share(7) == slice(0, 7)
+    assert (launch.rank(), launch.world_size(), launch.is_main()) == (0, 1, True)
+    assert gather_objects("x") == ["x"] and max_over_processes(3) == 3 and my_slice(7) == slice(0, 7)
     fragments = Fragments.full(torch.randn(2, 3, 4))
     assert gather_items(fragments)[0] is fragments
     rows = np.arange(3)
-    assert messages.whole(rows, 3) is rows
+    assert messages.gather_rows(rows, 3) is rows
     with joined(None):
         assert not dist.is_initialized()
 
@@ -112,8 +112,10 @@ def test_a_stop_of_several_processes_is_noticed_where_all_check_and_nowhere_else
     from lib.training import stopping
 
     told = []
-    monkeypatch.setattr(stopping, "size", lambda: 2)
-    monkeypatch.setattr(stopping, "largest", lambda value: told.append(value) or max(value, 2))  # another got SIGUSR1
+    monkeypatch.setattr(stopping, "world_size", lambda: 2)
+    monkeypatch.setattr(
+        stopping, "max_over_processes", lambda value: told.append(value) or max(value, 2)
+    )  # another got SIGUSR1
     with Stop() as stop:
         with stop.waiting(), stop.waiting(False):
             stop._note(stopping.signal.SIGTERM, None)
@@ -135,7 +137,7 @@ def test_what_goes_wrong_among_processes_is_one_line(monkeypatch, error, line):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(launch, "_join", lambda device: None)
     monkeypatch.setattr(launch, "PATIENCE", 0)
-    monkeypatch.setattr(launch, "first", lambda: isinstance(error, RuntimeError))
+    monkeypatch.setattr(launch, "is_main", lambda: isinstance(error, RuntimeError))
     monkeypatch.setattr(launch, "rank", lambda: 1)
     monkeypatch.setattr(launch.sys, "stdout", sys.stdout)
     monkeypatch.setattr(launch.signal, "signal", lambda *_: None)

@@ -13,7 +13,7 @@ from lib.distributed import runner as parallel
 from lib.distributed.launch import visible_devices
 from lib.distributed.runner import Runner, seed_devices
 from lib.model import build_model
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 from tests.helpers import HEADS, small_batch, small_config
 
 CPU = torch.device("cpu")
@@ -98,15 +98,15 @@ def test_scoring_in_parts_equals_one_device_in_values_and_gradients(similarity, 
 
 
 @pytest.mark.parametrize("similarity", HEADS)
-def test_a_head_survives_torchs_replication_with_every_parameter_and_its_way(similarity, torchs_replicas):
+def test_a_head_survives_torchs_replication_with_every_parameter_and_its_backend(similarity, torchs_replicas):
     model = build_model(small_config(similarity)).double().eval()
-    way = Way("torch", 1 << 20)
-    runner = Runner(model, [CPU, CPU], way=way)
+    backend = Backend("torch", 1 << 20)
+    runner = Runner(model, [CPU, CPU], backend=backend)
     fragments = encoded(model)
     one = gradients(model, *fragments, model.similarity)
     assert_same_gradients(gradients(model, *fragments, runner.score), one)
     (replicas,) = torchs_replicas
-    assert len(replicas) == 2 and all(replica.way == way for replica in replicas)
+    assert len(replicas) == 2 and all(replica.backend == backend for replica in replicas)
 
 
 def test_fewer_images_than_devices_leave_devices_idle(calls):
@@ -121,10 +121,10 @@ def test_fewer_images_than_devices_leave_devices_idle(calls):
 def test_the_heads_of_several_devices_are_equal_copies_and_that_of_one_is_the_models_own():
     model = build_model(small_config())
     assert Runner(model, [CPU]).heads() == [model.similarity]
-    first, *others = Runner(model, [CPU] * 3, way=Way("plain")).heads()
+    first, *others = Runner(model, [CPU] * 3, backend=Backend("plain")).heads()
     assert first is model.similarity and len(others) == 2
     for other in others:
-        assert other.way == Way("plain")
+        assert other.backend == Backend("plain")
         for (name, one), copied in zip(first.named_parameters(), other.parameters(), strict=True):
             assert torch.equal(one, copied) and one.data_ptr() != copied.data_ptr(), name
 
@@ -132,10 +132,10 @@ def test_the_heads_of_several_devices_are_equal_copies_and_that_of_one_is_the_mo
 @pytest.mark.parametrize("similarity", HEADS)
 def test_the_way_of_a_runner_is_that_of_its_head_and_no_other_models(similarity):
     model, other = (build_model(small_config(similarity)) for _ in range(2))
-    Runner(model, [CPU], way=Way("torch", 3 << 20))
-    assert model.similarity.way == Way("torch", 3 << 20) and other.similarity.way == Way("auto", None)
+    Runner(model, [CPU], backend=Backend("torch", 3 << 20))
+    assert model.similarity.backend == Backend("torch", 3 << 20) and other.similarity.backend == Backend("auto", None)
     Runner(model, [CPU])  # one without a wish leaves it
-    assert model.similarity.way == Way("torch", 3 << 20)
+    assert model.similarity.backend == Backend("torch", 3 << 20)
 
 
 # ---- encoding ----

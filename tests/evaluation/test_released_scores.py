@@ -15,7 +15,7 @@ from lib.datasets.inputs import Inputs
 from lib.distributed.runner import Runner
 from lib.inference.scoring import score_split
 from lib.model import MatchingModel
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 from tests.conftest import SHARED, needs_shared
 
 pytestmark = [needs_shared, pytest.mark.usefixtures("single_thread")]
@@ -66,5 +66,5 @@ def model(tmp_path_factory) -> MatchingModel:
 def test_a_released_checkpoint_reproduces_its_similarities(golden, model, batch_size, kernels):
     captions = Captions(ids[:length] for ids, length in zip(golden["captions"], golden["cap_lens"], strict=True))
     inputs = Inputs(None, Images(torch.tensor(golden["images"])), captions)
-    found = score_split(Runner(model, [torch.device("cpu")], way=Way(kernels)), inputs, batch_size).matrix
+    found = score_split(Runner(model, [torch.device("cpu")], backend=Backend(kernels)), inputs, batch_size).matrix
     assert np.abs(found - golden["sims_f64"]).max() <= 1e-5 * np.abs(golden["sims_f64"]).max()

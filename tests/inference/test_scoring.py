@@ -21,7 +21,7 @@ from lib.evaluation.metrics import retrieval_metrics
 from lib.inference import scoring
 from lib.inference.scoring import score_split
 from lib.model import build_model
-from lib.similarity.alignment import Way, tiles
+from lib.similarity.alignment import Backend, tiles
 from lib.similarity.head import SimilarityHead
 from tests import helpers
 from tests.helpers import HEADS, IMG_DIM, open_sample, small_config
@@ -66,7 +66,7 @@ def test_batch_size_workers_and_memory_do_not_change_the_matrix(dev, similarity)
     expected = score_split(runner_for(dev, similarity), dev).matrix
     for settings in ({"batch_size": 1}, {"batch_size": 3, "workers": 2}):
         assert_close(score_split(runner_for(dev, similarity), dev, **settings).matrix, expected)
-    little = runner_for(dev, similarity, way=Way(memory=1 << 20))
+    little = runner_for(dev, similarity, backend=Backend(memory=1 << 20))
     assert_close(score_split(little, dev, batch_size=7).matrix, expected)
 
 
@@ -217,14 +217,14 @@ def small_tiles(patch) -> None:
 
 
 WAYS = {  # what is patched, how scores are computed, how many devices, how the work is cut
-    "auto": (None, Way(), 1, {}),
-    "without kernels": (None, Way("torch"), 1, {}),
-    "by the definition": (None, Way("plain"), 1, {}),
-    "products of oneDNN": (one_dnn, Way(), 1, {}),
-    "little memory": (small_tiles, Way(memory=1 << 20), 1, {}),
-    "little memory without kernels": (small_tiles, Way("torch", 1 << 20), 1, {}),
-    "small batches": (None, Way(), 1, {"batch_size": 3}),
-    "three devices": (None, Way(), 3, {}),
+    "auto": (None, Backend(), 1, {}),
+    "without kernels": (None, Backend("torch"), 1, {}),
+    "by the definition": (None, Backend("plain"), 1, {}),
+    "products of oneDNN": (one_dnn, Backend(), 1, {}),
+    "little memory": (small_tiles, Backend(memory=1 << 20), 1, {}),
+    "little memory without kernels": (small_tiles, Backend("torch", 1 << 20), 1, {}),
+    "small batches": (None, Backend(), 1, {"batch_size": 3}),
+    "three devices": (None, Backend(), 3, {}),
 }
 
 
@@ -232,22 +232,22 @@ WAYS = {  # what is patched, how scores are computed, how many devices, how the 
 @pytest.mark.parametrize("similarity", HEADS)
 def test_every_way_of_scoring_gives_the_recalls_of_float64(trained, similarity, name, monkeypatch):
     model, inputs, exact = trained(similarity)
-    patched, way, devices, cut = WAYS[name]
+    patched, backend, devices, cut = WAYS[name]
     if patched:
         patched(monkeypatch)
-    matrix = score_split(Runner(model, [CPU] * devices, way=way), inputs, **cut).matrix
+    matrix = score_split(Runner(model, [CPU] * devices, backend=backend), inputs, **cut).matrix
     assert abs(matrix - exact).max() < 5e-6 * abs(exact).max()
     assert recalls(matrix, inputs) == recalls(exact, inputs)
     assert max(recalls(exact, inputs)) > 20
 
 
 def test_every_choice_of_kernels_is_among_the_ways_that_are_compared_with_float64():
-    assert {way.kernels for _, way, *_ in WAYS.values()} == set(KERNELS)
+    assert {backend.kernels for _, backend, *_ in WAYS.values()} == set(KERNELS)
 
 
 def test_tf32_is_float32_where_there_is_no_gpu(trained):
     model, inputs, _ = trained("esl_a")
-    exact, tf32 = (score_split(Runner(model, [CPU], p, Way()), inputs).matrix for p in ("float32", "tf32"))
+    exact, tf32 = (score_split(Runner(model, [CPU], p, Backend()), inputs).matrix for p in ("float32", "tf32"))
     np.testing.assert_array_equal(tf32, exact)
 
 
@@ -257,7 +257,7 @@ BF16 = [(similarity, kernels) for similarity in ("esl_a", "esl_h") for kernels i
 @pytest.mark.parametrize(("similarity", "kernels"), BF16)
 def test_bf16_moves_no_score_by_more_than_a_hundredth_of_the_largest(trained, similarity, kernels):
     model, inputs, exact = trained(similarity)
-    matrix = score_split(Runner(model, [CPU], "bf16", Way(kernels)), inputs).matrix
+    matrix = score_split(Runner(model, [CPU], "bf16", Backend(kernels)), inputs).matrix
     assert 0 < abs(matrix - exact).max() < 0.01 * abs(exact).max()
 
 
@@ -273,7 +273,7 @@ def test_bf16_multiplies_in_bfloat16_and_keeps_scores_of_float32(trained, simila
         return score(images, captions)
 
     monkeypatch.setattr(head, "score", keep)
-    matrix = torch.from_numpy(score_split(Runner(model, [CPU], "bf16", Way(kernels)), inputs).matrix)
+    matrix = torch.from_numpy(score_split(Runner(model, [CPU], "bf16", Backend(kernels)), inputs).matrix)
     assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
     assert (matrix.bfloat16().float() != matrix).float().mean() > 0.9
 

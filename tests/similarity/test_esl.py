@@ -10,7 +10,7 @@ from lib.core.config import KERNELS
 from lib.core.errors import InputError
 from lib.core.fragments import Fragments
 from lib.similarity import HEADS, aggregators
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 from lib.similarity.esl import ESL, Correspondence, PlainContribution, ThresholdContribution
 from tests import reference
 from tests.conftest import SHARED, needs_shared
@@ -176,19 +176,19 @@ def test_the_ways_of_kernels_give_the_same_scores_and_gradients(kind):
     parameters = reference.random_esl_parameters(kind, 256, seed=1)
     images, captions = ragged(40, 6, 256, seed=2), ragged(9, 7, 256, seed=3)
 
-    def run(dtype, way: Way) -> list[torch.Tensor]:
+    def run(dtype, backend: Backend) -> list[torch.Tensor]:
         head = build(kind, parameters, dtype)
-        head.way = way
+        head.backend = backend
         x, y = (f.features.to(dtype, copy=True).requires_grad_() for f in (images, captions))
         scores = score(head, Fragments(x, images.mask), Fragments(y, captions.mask))
         (scores * torch.arange(360.0).view(40, 9).sin()).sum().backward()
         # Of weights that nothing normalises: the others' gradients are small differences in float32.
         return [scores.detach(), x.grad, y.grad, head.contribution.p.grad, head.log_scale.grad]
 
-    exact = run(torch.float64, Way("plain"))
+    exact = run(torch.float64, Backend("plain"))
     for kernels in KERNELS:
         for memory in (None, 1 << 14):
-            found = run(torch.float32, Way(kernels, memory))
+            found = run(torch.float32, Backend(kernels, memory))
             for name, one, other in zip(("scores", "images", "captions", "p", "tau"), found, exact, strict=True):
                 error = (one - other).abs().max() / other.abs().max()
                 assert error < (1e-5 if name == "scores" else 1e-3), (kernels, memory, name, float(error))
@@ -201,7 +201,7 @@ def test_products_in_bfloat16_have_scores_in_float32_close_to_the_exact_ones(kin
     images, captions = ragged(40, 6, 256, seed=2), ragged(9, 7, 256, seed=3)
     expected = score(build(kind, parameters), images, captions)
     head = build(kind, parameters, torch.float32)
-    head.way = Way(kernels)
+    head.backend = Backend(kernels)
     prepared = head.prepare_images(images.to(torch.float32)), head.prepare_captions(captions.to(torch.float32))
     found = head.score(*(side.to(torch.bfloat16) for side in prepared))
     assert found.dtype == torch.float32
@@ -324,6 +324,6 @@ def test_sizes_without_nine_levels_are_refused_before_anything_is_built(kind):
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_the_way_of_a_head_says_how_many_images_a_tile_of_evaluation_holds(kernels):
     head = make("a")
-    head.way = Way(kernels)
+    head.backend = Backend(kernels)
     tile = head.images_per_tile(36, 5000, torch.device("cpu"))
     assert tile == 32 if kernels == "plain" else 32 <= tile <= 5000

@@ -12,7 +12,7 @@ from lib.core.functional import l2_normalize, masked_mean
 from lib.distributed.runner import Runner
 from lib.model import build_model, describe
 from lib.similarity import HEADS
-from lib.similarity.alignment import Way
+from lib.similarity.alignment import Backend
 from lib.similarity.head import SimilarityHead
 from tests.helpers import small_batch, small_config
 
@@ -65,7 +65,7 @@ def test_a_head_of_ones_own_scores_trains_and_is_evaluated(mean_head):
     assert scores.shape == (7, 7) and model.similarity.factor == 3.0
     scores.sum().backward()
     assert all(p.grad.isfinite().all() for p in model.similarity.parameters())
-    runner = Runner(model, [CPU], way=Way("plain"))
+    runner = Runner(model, [CPU], backend=Backend("plain"))
     encoded = runner.encode_images(images), runner.encode_captions(captions)
     assert torch.equal(runner.score(*encoded), scores)
     prepared = runner.prepare_images(encoded[0]), runner.prepare_captions(encoded[1])
@@ -81,7 +81,7 @@ def test_a_head_compares_no_words_and_takes_all_images_unless_it_says_otherwise(
     fragments = Fragments.full(torch.randn(3, 2, 8))
     assert head.attention(head.prepare_images(fragments), head.prepare_captions(fragments)) is None
     assert head.images_per_tile(36, 5000, CPU) == 5000
-    assert head.way == Way()
+    assert head.backend == Backend()
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -15,10 +15,10 @@ from torch import Tensor
 from lib.core.fragments import Prepared
 from lib.similarity.alignment import cpu_kernel, plain, tiled, tiles
 
-PLAIN_IMAGES = 32  # images of a tile in the plain way, which keeps several arrays (B, C, W, R)
+PLAIN_IMAGES = 32  # images of a tile in the plain backend, which keeps several arrays (B, C, W, R)
 
 
-class Way(NamedTuple):
+class Backend(NamedTuple):
     """How scores are computed: `kernels` auto (the fastest that works here), torch (without kernels) or plain (autograd
     of the definition); `memory` limits the buffers, in bytes (None: what suits the device)."""
 
@@ -26,19 +26,19 @@ class Way(NamedTuple):
     memory: int | None = None
 
 
-AUTO = Way()
+FASTEST = Backend()
 
 
-def alignment_scores(images: Prepared, captions: Prepared, scale: Tensor, way: Way = AUTO) -> Tensor:
+def alignment_scores(images: Prepared, captions: Prepared, scale: Tensor, backend: Backend = FASTEST) -> Tensor:
     """Scores (B, C) of prepared images (B, R, E) and captions (C, W, E); `scale` is the scalar tau."""
-    if way.kernels == "plain":
+    if backend.kernels == "plain":
         return plain.alignment_scores(images, captions, scale)
-    return tiled.alignment_scores(images, captions, scale, way.memory, kernels=way.kernels == "auto")
+    return tiled.alignment_scores(images, captions, scale, backend.memory, kernels=backend.kernels == "auto")
 
 
-def images_per_tile(regions: int, count: int, device: torch.device, way: Way = AUTO) -> int:
+def images_per_tile(regions: int, count: int, device: torch.device, backend: Backend = FASTEST) -> int:
     """How many of `count` images with so many regions evaluation should score at a time."""
-    if way.kernels == "plain":
+    if backend.kernels == "plain":
         return min(count, PLAIN_IMAGES)
-    packed = way.kernels == "auto" and cpu_kernel.available(device)
+    packed = backend.kernels == "auto" and cpu_kernel.available(device)
     return tiles.image_tile(regions, count, tiles.budget(device, packed=packed))

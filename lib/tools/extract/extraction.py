@@ -21,8 +21,8 @@ from lib.core.errors import InputError
 from lib.core.precision import encoding, set_precision
 from lib.datasets.images import ImageFolder, RawImages
 from lib.datasets.loaders import InOrder, Loader
-from lib.distributed.launch import first, joined, own_devices, rank, size
-from lib.distributed.messages import collected, gather_objects
+from lib.distributed.launch import is_main, joined, own_devices, rank, world_size
+from lib.distributed.messages import gather_objects, gather_to_main
 from lib.encoders.backbones import build_backbone
 from lib.encoders.grid import grid_transform
 from lib.encoders.transforms import input_size
@@ -66,7 +66,7 @@ def extract(backbone: Callable[[Tensor], Tensor], images: ImageFolder, out: str 
     there with other settings, or for a missing or broken image; rows already written are kept.
     """
     rows = FeatureRows(Path(out), split, images.ids, plan.settings(images), "name another --out or --split")
-    if first():
+    if is_main():
         rows.resume()
     finished, done = gather_objects((rows.finished, len(images) - len(rows.missing())))[0]
     if finished:
@@ -75,14 +75,14 @@ def extract(backbone: Callable[[Tensor], Tensor], images: ImageFolder, out: str 
     raw = RawImages(images, grid_transform(dataclasses.asdict(plan)))
     places = range(done, len(images))
     batches = [places[start : start + plan.batch_size] for start in range(0, len(places), plan.batch_size)]
-    settings = {"batch_sampler": batches[rank() :: size()], "pin_memory": plan.device.type == "cuda"}
+    settings = {"batch_sampler": batches[rank() :: world_size()], "pin_memory": plan.device.type == "cuda"}
     loader = Loader(InOrder(raw), default_collate, plan.workers, **settings)
-    hidden = None if first() else True
+    hidden = None if is_main() else True
     bar = tqdm(total=len(images), initial=done, desc=f"extract {split}", unit="images", disable=hidden)
     with rows, bar:
         own = iter(loader)
-        for start in range(0, len(batches), size()):
-            together = batches[start : start + size()]  # a batch for each process, or at the end for some
+        for start in range(0, len(batches), world_size()):
+            together = batches[start : start + world_size()]  # a batch for each process, or at the end for some
             cells = None
             if rank() < len(together):
                 cells = _cells(backbone, next(own), plan)  # (B, R, channels)
@@ -90,7 +90,7 @@ def extract(backbone: Callable[[Tensor], Tensor], images: ImageFolder, out: str 
                 if not np.isfinite(cells).all():
                     found = f"features beyond {plan.dtype} or NaN"
                     raise InputError(f"image ids {ids[0]} … {ids[-1]}: {found}; try --dtype float32")
-            for places, found in zip(together, collected(cells, list(map(len, together))), strict=first()):
+            for places, found in zip(together, gather_to_main(cells, list(map(len, together))), strict=is_main()):
                 if not rows.kinds:
                     rows.create(ims=(plan.dtype, found.shape[1:]))
                 for place, features in zip(places, found, strict=True):
@@ -136,13 +136,13 @@ def _extract_images(args: argparse.Namespace, images: ImageFolder, texts: dict[P
     depends = {"weights": weights_digest(backbone), "precision": precision}
     check_writable(args.out, "--out")
     for path, text in texts.items():
-        if first() and not path.exists():
+        if is_main() and not path.exists():
             with atomic_write(path) as temporary:
                 temporary.write_bytes(text)
     chosen = {name: getattr(args, name) for name in ("input_scale_factor", "pool", "dtype", "batch_size", "workers")}
     plan = Plan(args.backbone_source, **chosen, depends=depends, device=device, precision=precision)
     path = extract(backbone.to(device).eval(), images, args.out, args.split, plan)
-    if not first():
+    if not is_main():
         return path
     shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
     print(f"{path}: {shape[0]} images, {shape[1]} cells each, {shape[2]} channels, {args.dtype}")

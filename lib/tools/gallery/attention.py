@@ -20,7 +20,7 @@ from lib.evaluation.matrices.stored import checkpoint_hash
 from lib.evaluation.matrices.together import Saved, Setting
 from lib.files.npy import map_array
 from lib.inference.attention import Candidate, word_rows
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.similarity.head import SimilarityHead
 from lib.tools.gallery.page import Gallery
 from lib.tools.pictures.picture import draw_picture, save_picture
@@ -52,7 +52,7 @@ class Attention:
         model = load_model(checkpoint).eval()
         if type(model.similarity).attention is SimilarityHead.attention:
             raise InputError(f"--pictures: the head of {path} compares no word with a region; ESL checkpoints do")
-        what = reads(checkpoint.config, machine_paths(args))
+        what = input_spec(checkpoint.config, machine_paths(args))
         self.inputs = open_inputs(
             args.data_path, setting.dataset, setting.split_name, what, setting.limit, image_limits(args)
         )

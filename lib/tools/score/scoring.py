@@ -15,13 +15,13 @@ from lib.core.errors import InputError
 from lib.core.fragments import Fragments
 from lib.core.precision import set_precision
 from lib.datasets.captions import TokenisedCaptions
-from lib.datasets.inputs import Inputs, Reads
+from lib.datasets.inputs import Inputs, InputSpec
 from lib.distributed.launch import visible_devices
 from lib.distributed.runner import Runner
 from lib.files.images import read_image
 from lib.files.writing import check_target
 from lib.inference.attention import Candidate, word_rows
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.inference.scoring import score_split
 from lib.similarity.head import SimilarityHead
 from lib.tools.pictures.picture import FORMS, draw_picture, save_picture
@@ -42,7 +42,7 @@ def score_captions(args: argparse.Namespace, captions: list[str]) -> None:
     checkpoint = read_checkpoint(args.model_path, machine_paths(args))
     model = load_model(checkpoint).eval()
     check_picture(args, model.similarity, len(captions))
-    what = reads(checkpoint.config, machine_paths(args))
+    what = input_spec(checkpoint.config, machine_paths(args))
     inputs = Inputs(None, given_images(args, what), tokenised(captions, what))
     print(f"{args.model_path}: {checkpoint.description}")
 
@@ -64,7 +64,7 @@ def score_captions(args: argparse.Namespace, captions: list[str]) -> None:
 # --- What was given ---------------------------------------------------------------------------------------------------
 
 
-def tokenised(captions: list[str], what: Reads) -> TokenisedCaptions:
+def tokenised(captions: list[str], what: InputSpec) -> TokenisedCaptions:
     """InputError when the tokeniser finds nothing in a caption."""
     tokens = TokenisedCaptions(captions, what.tokeniser)
     nothing = np.flatnonzero(tokens.lengths == len(what.tokeniser.frame))
@@ -74,7 +74,7 @@ def tokenised(captions: list[str], what: Reads) -> TokenisedCaptions:
     return tokens
 
 
-def given_images(args: argparse.Namespace, what: Reads) -> Candidates:
+def given_images(args: argparse.Namespace, what: InputSpec) -> Candidates:
     """The images that the model's encoder takes: image files, or rows of features."""
     for path in args.image:
         if not path.is_file():
@@ -82,7 +82,7 @@ def given_images(args: argparse.Namespace, what: Reads) -> Candidates:
     return Candidates(raw_images(args, what) if what.transform else region_images(args, what))
 
 
-def raw_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
+def raw_images(args: argparse.Namespace, what: InputSpec) -> list[Candidate]:
     """The images of --image, transformed as in evaluation."""
     for flag in ("features", "row", "boxes"):
         if getattr(args, flag) is not None:
@@ -97,7 +97,7 @@ def raw_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
     ]
 
 
-def region_images(args: argparse.Namespace, what: Reads) -> list[Candidate]:
+def region_images(args: argparse.Namespace, what: InputSpec) -> list[Candidate]:
     """The rows of --features that --row names, each with its boxes for a picture."""
     if args.features is None:
         found = ", which an image file does not hold" if args.image else ""

@@ -20,7 +20,7 @@ from lib.core.errors import InputError
 from lib.core.fragments import Fragments, Tokens
 from lib.datasets.captions import TokenisedCaptions
 from lib.files.pytorch import read_file
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.model import build_model
 from tests.conftest import SHARED, needs_shared
 
@@ -151,7 +151,7 @@ def test_the_released_checkpoint_gives_its_embeddings_and_scores_for_its_caption
     checkpoint = read_checkpoint(source, paths)
     model, expected = load_model(checkpoint).eval(), np.load(folder / "bigru_region_io.npz")
     texts = json.loads((folder / "bigru_region_captions.json").read_text())
-    captions = TokenisedCaptions(texts, reads(checkpoint.config, paths).tokeniser)
+    captions = TokenisedCaptions(texts, input_spec(checkpoint.config, paths).tokeniser)
     tokens = Tokens.padded([captions.ids(index) for index in range(len(captions))])
     assert tokens.ids.numpy().tolist() == expected["captions"].tolist()
     assert tokens.lengths.tolist() == expected["cap_lens"].tolist()

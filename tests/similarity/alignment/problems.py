@@ -1,4 +1,4 @@
-"""Random problems that every way of scoring must solve as the definition does, and how far from it an answer is."""
+"""Random problems that every backend must solve as the definition does, and how far from it an answer is."""
 
 from __future__ import annotations
 

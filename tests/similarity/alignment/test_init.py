@@ -13,7 +13,7 @@ import torch
 import lib
 from lib.core.config import KERNELS
 from lib.similarity import alignment
-from lib.similarity.alignment import PLAIN_IMAGES, Way, cpu_kernel, gpu_kernel, plain, tiled, tiles
+from lib.similarity.alignment import PLAIN_IMAGES, Backend, cpu_kernel, gpu_kernel, plain, tiled, tiles
 from tests.similarity.alignment.problems import GRADIENTS, SCORES, definition, errors, outcome, problem
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -27,7 +27,7 @@ FASTER = [kernels for kernels in KERNELS if kernels != "plain"]
 def test_every_way_gives_the_scores_and_gradients_of_the_definition(kernels, name):
     given = problem(name)
     expected = definition(given)
-    score = partial(alignment.alignment_scores, way=Way(kernels, given.memory))
+    score = partial(alignment.alignment_scores, backend=Backend(kernels, given.memory))
     scores, *gradients = errors(outcome(score, given), expected)
     assert scores < SCORES[name] and max(gradients) < GRADIENTS[name]
     assert max(errors(outcome(score, given.to(torch.float64)), expected)) < 1e-9
@@ -37,7 +37,7 @@ def test_every_way_gives_the_scores_and_gradients_of_the_definition(kernels, nam
 def test_every_way_scores_products_in_bfloat16_in_float32(kernels):
     given = problem("both_masks").to(torch.bfloat16)
     with torch.inference_mode():
-        scores = alignment.alignment_scores(*given[:3], Way(kernels))
+        scores = alignment.alignment_scores(*given[:3], Backend(kernels))
     assert scores.dtype == torch.float32
     assert errors([scores], definition(given)[:1])[0] < 4e-3
 
@@ -53,16 +53,16 @@ def test_a_way_takes_the_path_that_its_name_says(kernels, monkeypatch):
     asked = [(plain, "alignment_scores"), (tiled, "alignment_scores"), (cpu_kernel, "available")]
     for module, name in [*asked, (gpu_kernel, "available")]:
         watch(module, name)
-    alignment.alignment_scores(*problem("one_of_all")[:3], Way(kernels))
+    alignment.alignment_scores(*problem("one_of_all")[:3], Backend(kernels))
     asked_for = set(called) - {(gpu_kernel, "available")}
     assert asked_for == set({"plain": asked[:1], "torch": asked[1:2], "auto": asked[1:]}[kernels])
     assert kernels == "auto" or (gpu_kernel, "available") not in called
 
 
 def test_the_usual_way_is_the_fastest_without_a_limit_of_memory():
-    assert Way() == Way("auto", None) == alignment.AUTO
+    assert Backend() == Backend("auto", None) == alignment.FASTEST
     given = problem("both_masks")
-    usual, named = (alignment.alignment_scores(*given[:3], *way) for way in ((), (Way("auto"),)))
+    usual, named = (alignment.alignment_scores(*given[:3], *backend) for backend in ((), (Backend("auto"),)))
     assert torch.equal(usual, named)
 
 
@@ -71,7 +71,7 @@ def test_the_memory_of_a_way_limits_the_buffers(kernels, monkeypatch):
     limits = []
     budget = tiles.budget
     monkeypatch.setattr(tiles, "budget", lambda *args: (limits.append(args[1]), budget(*args))[1])
-    alignment.alignment_scores(*problem("both_masks")[:3], Way(kernels, 12345))
+    alignment.alignment_scores(*problem("both_masks")[:3], Backend(kernels, 12345))
     assert limits == [12345]
 
 
@@ -79,17 +79,17 @@ def test_the_memory_of_a_way_limits_the_buffers(kernels, monkeypatch):
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_a_tile_of_evaluation_holds_at_least_one_image_and_no_more_than_there_are(kernels, count):
     for regions in (1, 36, 256, 10_000):
-        assert 1 <= alignment.images_per_tile(regions, count, CPU, Way(kernels)) <= count
+        assert 1 <= alignment.images_per_tile(regions, count, CPU, Backend(kernels)) <= count
 
 
 def test_the_plain_way_takes_few_images_at_a_time():
-    assert alignment.images_per_tile(36, 5000, CPU, Way("plain")) == PLAIN_IMAGES
+    assert alignment.images_per_tile(36, 5000, CPU, Backend("plain")) == PLAIN_IMAGES
 
 
 @pytest.mark.parametrize("kernels", FASTER)
 def test_a_tile_of_evaluation_is_one_tile_of_scoring(kernels):
     packed = kernels == "auto" and cpu_kernel.available(CPU)
-    found = alignment.images_per_tile(36, 5000, CPU, Way(kernels))
+    found = alignment.images_per_tile(36, 5000, CPU, Backend(kernels))
     assert found == tiles.image_tile(36, 5000, tiles.budget(CPU, None, packed))
 
 
@@ -144,7 +144,7 @@ def test_torchs_way_takes_slope_and_epsilon_from_the_definition(constant, monkey
             monkeypatch.setattr(module, constant, 0.3)
     expected = definition(given)
     assert errors(before, expected)[0] > 1e-2
-    score = partial(alignment.alignment_scores, way=Way("torch"))
+    score = partial(alignment.alignment_scores, backend=Backend("torch"))
     assert max(errors(outcome(score, given), expected)) < 1e-9
 
 

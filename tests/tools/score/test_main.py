@@ -20,7 +20,7 @@ from lib.datasets.layout import read_id_mapping
 from lib.datasets.splits import open_split
 from lib.distributed.runner import Runner
 from lib.files.images import read_image
-from lib.inference.reads import reads
+from lib.inference.input_spec import input_spec
 from lib.model import build_model
 from lib.similarity.esl import ESL
 from lib.tools.score import __main__ as script
@@ -152,7 +152,7 @@ def test_one_image_s_regions_may_come_alone_and_masked_ones_do_not_count(sample,
 def test_tokens_of_a_word_become_one_row_with_their_mean_and_masked_regions_none(sample, monkeypatch):
     paths = {"bert_path": sample / "bert"}
     model = build_model(REGIONS, paths).eval()
-    what = reads(model.config, paths)
+    what = input_spec(model.config, paths)
     tokenizer = what.tokeniser.tokenizer
     pieces = tokenizer.convert_ids_to_tokens(range(tokenizer.vocab_size))
     tail = next(piece for piece in pieces if piece.startswith("##"))
