@@ -1,4 +1,4 @@
-"""The processes of a run and their devices."""
+"""The processes that torchrun starts, and the devices of each; without torchrun there is one process."""
 
 from __future__ import annotations
 

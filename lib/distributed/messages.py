@@ -1,10 +1,6 @@
-"""Several processes, started by torchrun, that train or evaluate one model and give the numbers of one process.
+"""Messages between the processes of a run; without torchrun each function does what one process needs.
 
-Each encodes its share of a batch and scores its images with the captions of all; from there on every process computes
-the same loss from the same (B, B) matrix. The gradient of a caption is the sum of what all processes found for it, and
-so is that of a weight. Without torchrun each function does what one process needs.
-
-Letters: B images of a batch, b of them of one process, C captions, W tokens, D embedding size, n rows.
+Letters: C captions, D embedding size, n rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files: written so that a crash never leaves half of one, read so that a bad one is named with its line."""
+"""Files written so that a crash never leaves half of one."""
 
 from __future__ import annotations
 
