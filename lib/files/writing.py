@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +21,14 @@ from lib.core.errors import InputError
 def atomic_write(path: str | Path):
     """Yield the path of a temporary file beside `path`; it replaces `path` when the block ends without an exception.
 
-    A machine that crashes leaves the old file or the new one. Raises InputError when the folder can't be written, the
-    disk is full, or `path` is a folder.
+    A link stays and its target is replaced; a file that was there keeps its mode. A machine that crashes leaves the old
+    file or the new one. Raises InputError if the folder can't be written, the disk is full, or `path` is a folder, a
+    device or a pipe.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     with _writing(path, "choose a folder you may write to"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        mode = _mode_of(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
         os.close(handle)
     temporary = Path(name)
@@ -36,8 +37,9 @@ def atomic_write(path: str | Path):
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, mode)
             os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -53,6 +55,27 @@ def _writing(path: Path, advice: str, temporary: Path | None = None):
         if of_another or isinstance(error, BrokenPipeError):  # stdout's, whose reader has gone
             raise
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from None
+
+
+def _mode_of(path: Path) -> int:
+    """The mode of the file that stands at `path`, else that of a new file; OSError unless it may be replaced."""
+    if not path.exists():
+        return 0o666 & ~_umask()
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "is a device or a pipe, no regular file", path)
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write the names of a folder to the disk, where its file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -79,8 +102,9 @@ def check_target(path: str | Path, flag: str) -> Path:
     """Find out now whether a file can be written, which makes its folder; InputError naming `flag`."""
     path = Path(path)
     check_writable(path.parent, flag)
-    if path.is_dir():
-        raise InputError(f"{path}: cannot be written (is a folder); name another file or folder with {flag}")
+    if path.exists() and not path.is_file():
+        reason = "is a folder" if path.is_dir() else "is a device or a pipe"
+        raise InputError(f"{path}: cannot be written ({reason}); name another file or folder with {flag}")
     return path
 
 

@@ -51,6 +51,31 @@ def test_a_written_file_has_the_rights_of_any_new_file(tmp_path):
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_file_that_is_replaced_keeps_its_mode_and_a_link_its_place(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "a.txt").chmod(0o600)
+    (tmp_path / "link").symlink_to("a.txt")
+    (tmp_path / "ahead").symlink_to("later.txt")  # to a file that is not there yet
+    for name in ("link", "ahead"):
+        with atomic_write(tmp_path / name) as temporary:
+            temporary.write_text("new")
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "a.txt").read_text() == (tmp_path / "later.txt").read_text() == "new"
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_or_a_device_is_never_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to(os.devnull)
+    for path in (tmp_path / "pipe", tmp_path / "null", Path(os.devnull)):
+        before = os.stat(path).st_mode
+        with pytest.raises(InputError, match="cannot be written"), atomic_write(path):
+            raise AssertionError("the block must not run")
+        with pytest.raises(InputError, match="--json"):
+            check_target(path, "--json")
+        assert os.stat(path).st_mode == before
+
+
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path):
     (tmp_path / "file").touch()
     with (
@@ -103,7 +128,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     for name in ("fsync", "replace"):
         monkeypatch.setattr(os, name, lambda *args, name=name: order.append(name))
     write_json(tmp_path / "a.json", {})
-    assert order == ["fsync", "replace"]
+    assert order == ["fsync", "replace", "fsync"]  # its content, its name, the folder
 
 
 def test_a_folder_is_tried_before_a_run_and_not_made(tmp_path):
