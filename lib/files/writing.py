@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,18 @@ def atomic_write(path: str | Path):
     """Yield the path of a temporary file beside `path`; it replaces `path` when the block ends without an exception.
 
     A link stays and its target is replaced; a file that was there keeps its mode. A machine that crashes leaves the old
-    file or the new one. Raises InputError if the folder can't be written, the disk is full, or `path` is a folder, a
+    file or the new one; a process that is killed leaves its temporary file, which the next write of `path` removes.
+    Raises InputError if the folder can't be written, the disk is full, or `path` is a folder, a
     device or a pipe.
     """
     path = Path(os.path.realpath(path))
     with _writing(path, "choose a folder you may write to"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        mode = _mode_of(path)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
-        os.close(handle)
+        mode, prefix = _mode_of(path), f".{path.name[:100]}."
+        for orphan in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+            _remove_orphan(orphan)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
+        _lock(handle)
     temporary = Path(name)
     try:
         with _writing(path, "make room on that disk, or choose another folder", temporary):
@@ -41,6 +46,7 @@ def atomic_write(path: str | Path):
             os.replace(temporary, path)
             _sync_folder(path.parent)
     finally:
+        os.close(handle)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
@@ -55,6 +61,26 @@ def _writing(path: Path, advice: str, temporary: Path | None = None):
         if of_another or isinstance(error, BrokenPipeError):  # stdout's, whose reader has gone
             raise
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from None
+
+
+def _lock(handle: int) -> bool:
+    """Hold the lock of an open file until it is closed; False if another process holds it, or where there are none."""
+    try:
+        import fcntl  # not everywhere
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _remove_orphan(temporary: Path) -> None:
+    """Remove a temporary file that no process writes any more; one of the last seconds may not be locked yet."""
+    with contextlib.suppress(OSError):
+        if time.time() - temporary.stat().st_mtime > 2:
+            with open(temporary, "rb") as file:
+                if _lock(file.fileno()):
+                    temporary.unlink()
 
 
 def _mode_of(path: Path) -> int:

@@ -6,6 +6,8 @@ import collections
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,24 @@ def test_a_written_file_has_the_rights_of_any_new_file(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_write_of_the_same_file(tmp_path):
+    code = """
+import os, signal, sys
+from lib.files.writing import atomic_write
+with atomic_write(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a.npy"])
+    (orphan,) = tmp_path.glob(".a.npy.*.tmp")
+    os.utime(orphan, (0, 0))
+    with atomic_write(tmp_path / "b.npy"), atomic_write(tmp_path / "a.npy") as temporary:
+        os.utime(temporary, (0, 0))
+        write_json(tmp_path / "a.npy", {})  # another writer of the same file leaves this one alone
+        assert temporary.exists() and not orphan.exists()
+    assert names(tmp_path) == ["a.npy", "b.npy"]
 
 
 def test_a_file_that_is_replaced_keeps_its_mode_and_a_link_its_place(tmp_path):
