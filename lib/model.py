@@ -37,7 +37,7 @@ class MatchingModel(nn.Module):
 def build_model(config: ModelConfig, paths: Paths | None = None) -> MatchingModel:
     """Build the network of `config`, its pre-trained parts from `paths`, or all of it with random weights.
 
-    Raises InputError for a configuration that is none, and when a part can't be loaded.
+    Raises InputError if the configuration is invalid or a part can't be loaded.
     """
     config = complete(config, paths)
     return MatchingModel(
@@ -49,7 +49,7 @@ def build_model(config: ModelConfig, paths: Paths | None = None) -> MatchingMode
 
 
 def check_memory(config: ModelConfig) -> None:
-    """InputError where the weights of a complete configuration alone are more than this machine can give."""
+    """Raises InputError if the weights of a complete configuration do not fit into the free memory."""
     with torch.device("meta"):
         size = sum(tensor.nbytes for tensor in build_model(config).state_dict().values())
     free = free_memory()
@@ -61,9 +61,9 @@ def check_memory(config: ModelConfig) -> None:
 
 
 def complete(config: ModelConfig, paths: Paths | None = None) -> ModelConfig:
-    """`config` with every option of its parts, those that only the files in `paths` tell included.
+    """`config` with every option of its parts, including those that are read from the files in `paths`.
 
-    Raises InputError for names that no table has and for values that a part can't have.
+    Raises InputError if a name is in no table or a value is invalid.
     """
     if not EMBED_SIZE.holds(config.embed_size):
         raise InputError(f"--embed_size is {config.embed_size}, expected {EMBED_SIZE}")
@@ -91,7 +91,7 @@ def text_part(config: ModelConfig) -> TextEncoderPart:
 
 
 def describe(config: ModelConfig) -> str:
-    """What a network is, in a few words, as published figures are looked up: "ESL-A, region features, BERT"."""
+    """A network in a few words, the key of published figures: "ESL-A, region features, BERT"."""
     image = image_part(config)
     images = image.describe(config.image_options) if image.describe else image.label
     return f"{HEADS[config.similarity].label}, {images}, {text_part(config).label}"

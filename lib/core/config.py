@@ -1,4 +1,4 @@
-"""ModelConfig, the plain values from which a network is rebuilt, and the rows of the tables that its names point to."""
+"""ModelConfig, the plain values that rebuild a network, and the rows of the tables that it names."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from lib.core.errors import InputError, shown
 from lib.core.values import Choice, Number, Switch, problem
 
 EMBED_SIZE = Number(int, 2, 1 << 16)
-PRECISIONS = ("float32", "tf32", "bf16")  # in which a run computes: lib.core.precision
-KERNELS = ("auto", "torch", "plain")  # with which it computes ESL's scores: lib.similarity.alignment
+PRECISIONS = ("float32", "tf32", "bf16")  # see lib.core.precision
+KERNELS = ("auto", "torch", "plain")  # backends of ESL's scores: lib.similarity.alignment
 Paths = dict[str, Any]  # files and folders of this machine by the flags that name them: bert_path, backbone_path, ...
 
 
 def lazy(name: str) -> Callable[..., Any]:
-    """The function that "module:function" names, imported when it is called: a table is read without its rows."""
+    """The function "module:function", imported when it is called, so that reading a table imports none of its rows."""
     return lambda *args, **kwargs: pkgutil.resolve_name(name)(*args, **kwargs)
 
 
 class Option(NamedTuple):
-    """A setting of a table row: the scripts' flag of its name, its default, and what it may be.
+    """A setting of a table row, and the flag of the same name.
 
-    A default of False makes the flag a switch. A `type` that holds values (lib.core.values) is asked of a checkpoint's
-    value as of the flag's text; without one, and without choices, a value is any number of the default's kind. None may
-    stand where it is the default.
+    A default of False makes the flag a switch. A `type` of lib.core.values checks the flag's text and a checkpoint's
+    value alike. Without a type and without choices, a value is any number of the default's kind. None is allowed if it
+    is the default.
     """
 
     default: Any
@@ -50,9 +50,9 @@ class Option(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A row of HEADS or LOSSES, and with more to say of IMAGE_ENCODERS or TEXT_ENCODERS: how to build a part.
+    """A row of a table: how a part is built.
 
-    `fields` are the values beside its options that files alone tell, and what they may be.
+    `fields` are further values, which come from files and not from flags, and what each may be.
     """
 
     label: str  # its name in tables
@@ -107,7 +107,7 @@ class TextEncoderPart(EncoderPart):
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What rebuilds a network: a row of each table, the options of each, and the size of the joint space."""
+    """The plain values that rebuild a network: a row of each table, its options, and the size of the joint space."""
 
     similarity: str = "esl_a"
     image_encoder: str = "regions"
@@ -118,8 +118,8 @@ class ModelConfig:
     text_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def row(table: dict[str, Part], name: str, what: str) -> Part:
-    """The row `name` of a table; InputError that lists the rows where there is none."""
+def row(table: dict[str, Part], name: str, flag: str) -> Part:
+    """The row `name` of a table. Raises InputError that lists the rows if there is no such row."""
     if name not in table:
-        raise InputError(f"{what} is '{shown(name)}', expected one of {', '.join(table)}")
+        raise InputError(f"{flag} is '{shown(name)}', expected one of {', '.join(table)}")
     return table[name]

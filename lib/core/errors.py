@@ -1,11 +1,11 @@
-"""Bad input and what the machine refuses, in one line; how text from files looks in it."""
+"""One-line messages for bad input and system failures, safe to print whatever a file holds."""
 
 from __future__ import annotations
 
 import errno
 import re
 
-# What would steer a terminal: control characters, line and paragraph ends, the direction of text, halves of pairs.
+# Characters that steer a terminal: control characters, line ends, the direction of text, halves of surrogate pairs.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # how torch says it
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -14,12 +14,12 @@ KEPT = "checkpoints and files already written are kept"
 
 
 def printable(text: str, kept: str = "") -> str:
-    """`text` with "?" for every character that would steer a terminal, but for those `kept`."""
+    """`text` with "?" for every character that would steer a terminal, except the characters in `kept`."""
     return _CONTROL.sub(lambda found: found[0] if found[0] in kept else "?", text)
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message is one line: what, where, what was expected, what to do."""
+    """Bad input. The message is one line: the fault, its place, what was expected, and what to do."""
 
     def __init__(self, message: object):
         super().__init__(printable(str(message)))
@@ -37,7 +37,7 @@ def listed(names: list, most: int = 4) -> str:
 
 
 def explained(error: BaseException) -> str | None:
-    """One line for bad input and for what the machine refuses; None for an error of this program."""
+    """A one-line message for bad input or a system failure; None for a bug."""
     text = str(error)
     first, last = (" ".join(part.split())[:200] for part in (text.partition("\n")[0], text.rpartition("\n")[2]))
     if isinstance(error, InputError):

@@ -1,7 +1,7 @@
-"""What encoders and heads exchange: Tokens (captions before encoding), Fragments (encoded items) and Prepared ones.
+"""Items between encoders and heads: Tokens (captions before encoding), Fragments (encoded items) and Prepared ones.
 
-Encoded and prepared items are different types, so that handing over the wrong one is an error. Which rows are real is
-known on the CPU from the start and travels with them, so that nothing has to wait for a GPU to learn it.
+Encoded and prepared items are different types, so that handing over the wrong one is an error. The lengths of items
+are known on the CPU from the start and travel with the items, so that nothing has to wait for a GPU.
 
 Letters: N items, L rows per item (padded), C captions, W tokens per caption (padded), D embedding size, K size of a
 prepared row.
@@ -105,7 +105,7 @@ class Fragments(Items):
 
     @property
     def features(self) -> Tensor:
-        """The features (N, L, D); those of padding have no meaning."""
+        """The features (N, L, D); padding has no meaning."""
         return self.rows
 
     @property
@@ -114,7 +114,7 @@ class Fragments(Items):
         raise TypeError("encoded items where prepared ones are needed; call prepare_images or prepare_captions first")
 
     def map(self, function: Callable[[Tensor], Tensor], into: type[Items] | None = None) -> Items:
-        """Apply `function` (n, D) -> (n, K) to the real fragments alone; padding becomes 0 and takes no part in it.
+        """Applies `function` (n, D) -> (n, K) to the real fragments; padding takes no part and becomes 0.
 
         Gives Fragments, or the class of items that `into` names.
         """
@@ -126,7 +126,7 @@ class Prepared(Items):
 
     @property
     def units(self) -> Tensor:
-        """The units (N, L, K); those of padding are 0."""
+        """The units (N, L, K); padding is 0."""
         return self.rows
 
     @property
@@ -152,7 +152,7 @@ class Tokens:
 
     @property
     def count(self) -> int:
-        """How many captions there are, C."""
+        """The number of captions, C."""
         return len(self.ids)
 
     @property
@@ -180,7 +180,7 @@ class Tokens:
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor of a device, copied there without waiting for what the device is doing."""
+    """An array as a tensor of a device, copied there without waiting for the device."""
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 

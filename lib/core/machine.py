@@ -1,4 +1,4 @@
-"""What this machine gives to the process."""
+"""Cores and memory that this process may use."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def available_cores(most: int | None = None) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that this machine can still give, swap included; None where it does not say."""
+    """Bytes of free memory, swap included; None if the system does not say."""
     with contextlib.suppress(OSError):
-        found = re.findall(r"^(?:MemAvailable|SwapFree): +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-        return sum(map(int, found)) * 1024 if found else None
+        sizes = re.findall(r"^(?:MemAvailable|SwapFree): +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        return sum(map(int, sizes)) * 1024 if sizes else None
     return None

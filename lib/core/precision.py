@@ -16,7 +16,7 @@ from lib.core.fragments import Fragments, Prepared
 
 
 def set_precision(precision: str) -> None:
-    """Let float32 products of GPUs run in tf32, or not (`float32`), in this process; InputError for another name."""
+    """Sets the precision of this process's float32 products on GPUs. Raises InputError if the name is unknown."""
     if precision not in PRECISIONS:
         raise InputError(f"--precision is '{precision}', expected one of {', '.join(PRECISIONS)}")
     torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
@@ -24,7 +24,7 @@ def set_precision(precision: str) -> None:
 
 
 def encoding(precision: str, device: torch.device) -> AbstractContextManager:
-    """The context, one per thread, in which encoders run."""
+    """The autocast context of encoders, one per thread."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
@@ -35,5 +35,5 @@ def at_least_float32(encoded: Fragments) -> Fragments:
 
 
 def for_product(prepared: Prepared, precision: str) -> Prepared:
-    """Prepared items in the type in which evaluation multiplies them."""
+    """Prepared items in the dtype of evaluation's products."""
     return prepared.to(torch.bfloat16) if precision == "bf16" else prepared

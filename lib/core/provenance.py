@@ -1,4 +1,4 @@
-"""Where a result comes from: the versions and the commit that made it, when, on which machine, from which files."""
+"""The origin of a result: versions, commit, date, machine, and hashed files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from lib.core.errors import InputError
 
 PACKAGES = ("torch", "torchvision", "transformers", "numpy")
-WHOLE, BLOCK, BLOCKS = 256 << 20, 1 << 20, 64  # bytes of a file that is hashed as a whole; what stands for a larger one
+WHOLE, BLOCK, BLOCKS = 256 << 20, 1 << 20, 64  # bytes: files hashed as a whole; blocks of larger ones
 
 
 def provenance(devices: Iterable = (), files: Iterable[str | Path | None] = ()) -> dict[str, Any]:
@@ -30,14 +30,14 @@ def provenance(devices: Iterable = (), files: Iterable[str | Path | None] = ()) 
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that results depend on, without importing them."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that results depend on, without importing them."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
@@ -56,12 +56,12 @@ def date() -> str:
 
 
 def device_names(devices: Iterable) -> list[str]:
-    """What the torch devices are called by their makers: "NVIDIA H100 80GB HBM3"."""
+    """Vendor names of torch devices, such as "NVIDIA H100 80GB HBM3"."""
     return [_gpu(device) if device.type == "cuda" else _cpu() for device in devices]
 
 
 def file_record(path: str | Path) -> dict[str, Any]:
-    """Path, bytes and SHA-256 of a file; of one above 256 MB, that of 64 blocks of 1 MB at equal distances.
+    """Path, bytes and SHA-256 of a file; above 256 MB, the SHA-256 of 64 blocks of 1 MB at equal distances.
 
     Raises InputError for a file that can't be read.
     """

@@ -1,4 +1,4 @@
-"""What a value may be, stated once: a flag's text is read by it, and a value from a file is held against it."""
+"""Types of values, stated once: they read a flag's text and check a value from a file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Number:
 
     @property
     def __name__(self) -> str:
-        return self.kind.__name__  # by which help texts tell N from X
+        return self.kind.__name__  # help texts print N for int, X for float
 
     def holds(self, value: Any) -> bool:
         if type(value) not in (int, self.kind):
@@ -87,7 +87,7 @@ class Several:
 
 
 def problem(values: dict[str, Any], allowed: dict[str, Any]) -> str | None:
-    """What is wrong with the first value that has no place in `allowed`, or is none of what its place holds."""
+    """Describes the first unknown or invalid value; None if all are valid."""
     for name, value in values.items():
         if name not in allowed:
             return f"{shown(name)} is none of {', '.join(allowed) or 'no values'}"

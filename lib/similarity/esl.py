@@ -51,7 +51,7 @@ class ThresholdContribution(PlainContribution):
         self.log_sharpness = nn.Parameter(torch.full((), 3.0))
 
     def share(self) -> Tensor:
-        """Where the threshold lies between the smallest |p| (0) and the largest (1)."""
+        """The place of the threshold between the smallest |p| (0) and the largest (1)."""
         return self.sigma
 
     def forward(self) -> Tensor:

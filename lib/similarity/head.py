@@ -13,7 +13,7 @@ from lib.similarity.alignment import Backend
 
 
 class SimilarityHead(nn.Module):
-    """Scores every image with every caption; normalising the encoders' fragments is the head's.
+    """Scores every image with every caption; the head normalises the encoders' fragments.
 
     A head prepares each item once, whatever it is scored with; `score` does the work of the pairs.
     """
@@ -41,11 +41,11 @@ class SimilarityHead(nn.Module):
         raise NotImplementedError
 
     def attention(self, images: Prepared, captions: Prepared) -> Tensor | None:
-        """Word-region similarity (B, C, W, R) of prepared items, 0 at padding; None where a head compares no words."""
+        """Word-region similarity (B, C, W, R) of prepared items, 0 at padding; None if the head compares no words."""
         return None
 
     def images_per_tile(self, regions: int, count: int, device: torch.device) -> int:
-        """How many of `count` prepared images of so many fragments evaluation scores at a time."""
+        """The number of images that evaluation scores at a time, of `count` prepared images with so many fragments."""
         return count
 
     def forward(self, images: Fragments, captions: Fragments) -> Tensor:

@@ -37,7 +37,7 @@ def alignment_scores(images: Prepared, captions: Prepared, scale: Tensor, backen
 
 
 def images_per_tile(regions: int, count: int, device: torch.device, backend: Backend = FASTEST) -> int:
-    """How many of `count` images with so many regions evaluation should score at a time."""
+    """The number of images that evaluation should score at a time, of `count` images with so many regions."""
     if backend.kernels == "plain":
         return min(count, PLAIN_IMAGES)
     packed = backend.kernels == "auto" and cpu_kernel.available(device)

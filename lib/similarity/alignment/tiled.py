@@ -28,7 +28,7 @@ MOST_SAVED = 1 << 28  # values of S that a backward pass keeps (1 GiB); beyond, 
 def alignment_scores(
     images: Prepared, captions: Prepared, scale: Tensor, memory: int | None = None, kernels: bool = True
 ) -> Tensor:
-    """What `plain.alignment_scores` says, tile by tile; differentiable once, in all three.
+    """The scores of `plain.alignment_scores`, tile by tile; differentiable once, in all three arguments.
 
     `memory` limits the buffers, in bytes; without `kernels` torch does all of it.
     """

@@ -1,7 +1,7 @@
-"""How the work on S is divided: blocks for the matrix product, tiles for what follows it.
+"""The division of the work on S: blocks for the matrix product, tiles for the operations after it.
 
-A block is big enough for an efficient product. Where a fused kernel follows, nothing else is cut; where torch works on
-S operation by operation, a block holds captions of one length and is worked on in tiles that stay in the second-level
+A block is big enough for an efficient product. If a fused kernel follows, nothing else is cut. If torch works on S
+operation by operation, a block holds captions of one length and is worked on in tiles that stay in the second-level
 caches. (On a GPU a block holds captions of similar length, padded.)
 """
 
@@ -33,7 +33,7 @@ LEAST_BLOCK_BYTES, MOST_BLOCK_BYTES = 8 << 20, 32 << 20  # on a CPU, whatever it
 
 
 class Budget(NamedTuple):
-    """How S is cut, in values: what a matrix product yields (a block), and what is processed at a time (a tile).
+    """Sizes of the cuts of S, in values: of a matrix product (a block), and of one operation (a tile).
 
     A block has about `rows` words at most and `columns` regions; its longest caption has up to `spread` times the words
     of its shortest.
