@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,23 +69,27 @@ def read_lines(path: str | Path) -> list[str]:
     return lines
 
 
-def opened(path: str | Path, expected: str) -> BinaryIO:
-    """A regular file, open for reading: a pipe would be waited for, a device never ends. InputError for others."""
+@contextlib.contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Raises InputError that names `path` if the system fails to read it within the block."""
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISREG(mode):
-            return open(path, "rb")
-        found = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected {expected}") from None
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    raise InputError(f"{path}: is {found}, expected {expected}")
+
+
+def opened(path: str | Path, expected: str) -> BinaryIO:
+    """A regular file, open for reading. Refuses pipes and devices, since reading one could block for ever."""
+    with readable(path):
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file, expected {expected}") from None
+        if stat.S_ISREG(mode):
+            return open(path, "rb")
+    raise InputError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}, expected {expected}")
 
 
 def _bytes(path: str | Path, expected: str) -> bytes:
-    try:
-        with opened(path, expected) as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    with readable(path), opened(path, expected) as file:
+        return file.read()

@@ -16,7 +16,7 @@ import numpy as np
 
 from lib.core.errors import InputError, shown
 from lib.files.npy import array_of
-from lib.files.reading import opened
+from lib.files.reading import opened, readable
 
 TSV_COLUMNS = {
     "bua-tsv": "image_id image_w image_h num_boxes boxes features".split(),
@@ -92,24 +92,19 @@ def _in_folder(folder: Path, file_format: str | None) -> list[Path]:
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that aren't blank."""
-    try:
-        with opened(path, "a TSV of region features") as file:
-            for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), start=1):
-                if len(line) == LONGEST_LINE:
-                    raise InputError(f"{path}, line {number}: too long; not a TSV of region features")
-                if len(line) > 2 or line.strip():
-                    yield number, line
-            if not file.tell():
-                raise InputError(f"{path}: is empty, expected a TSV of region features; copy it again")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    with readable(path), opened(path, "a TSV of region features") as file:
+        for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), start=1):
+            if len(line) == LONGEST_LINE:
+                raise InputError(f"{path}, line {number}: too long; not a TSV of region features")
+            if len(line) > 2 or line.strip():
+                yield number, line
+        if not file.tell():
+            raise InputError(f"{path}: is empty, expected a TSV of region features; copy it again")
 
 
 def _size(path: Path) -> int:
-    try:
+    with readable(path):
         return path.stat().st_size
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _decode_row(row: dict[str, bytes], where: str, img_dim: int) -> Regions:
