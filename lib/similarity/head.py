@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.core.fragments import Fragments, Prepared
+from lib.core.functional import l2_normalize, masked_mean
 from lib.similarity.alignment import Backend
 
 
@@ -33,12 +34,12 @@ class SimilarityHead(nn.Module):
         raise NotImplementedError
 
     def embed_images(self, images: Fragments) -> Tensor:
-        """One unit vector per image (B, E) of encoded images, for retrieval among images."""
-        raise NotImplementedError
+        """One unit vector per image (B, E) of encoded images, for retrieval among images: the mean of the fragments."""
+        return l2_normalize(masked_mean(*images))
 
     def embed_captions(self, captions: Fragments) -> Tensor:
         """One unit vector per caption (C, E) of encoded captions, for retrieval among captions."""
-        raise NotImplementedError
+        return l2_normalize(masked_mean(*captions))
 
     def attention(self, images: Prepared, captions: Prepared) -> Tensor | None:
         """Word-region similarity (B, C, W, R) of prepared items, 0 at padding; None if the head compares no words."""

@@ -8,7 +8,6 @@ import torch
 from lib.core.config import Option, Part
 from lib.core.errors import InputError
 from lib.core.fragments import Fragments, Prepared
-from lib.core.functional import l2_normalize, masked_mean
 from lib.distributed.runner import Runner
 from lib.model import build_model, describe
 from lib.similarity import HEADS
@@ -26,11 +25,6 @@ class MeanHead(SimilarityHead):
     def __init__(self, start: float):
         super().__init__()
         self.factor = torch.nn.Parameter(torch.tensor(start))
-
-    def embed_images(self, images: Fragments) -> torch.Tensor:
-        return l2_normalize(masked_mean(*images))
-
-    embed_captions = embed_images
 
     def prepare_images(self, images: Fragments) -> Prepared:
         return Prepared.full(self.embed_images(images)[:, None])
@@ -136,7 +130,7 @@ def test_item_vectors_have_length_one(name):
 
 def test_what_a_head_does_not_say_is_not_guessed():
     head, fragments = SimilarityHead(), Fragments.full(torch.zeros(1, 1, 1))
-    for method in (head.prepare_images, head.prepare_captions, head.embed_images, head.embed_captions):
+    for method in (head.prepare_images, head.prepare_captions):
         with pytest.raises(NotImplementedError):
             method(fragments)
     with pytest.raises(NotImplementedError):
