@@ -13,7 +13,7 @@ from lib.console.parser import Parser, existing
 from lib.console.script import script
 from lib.core.errors import InputError
 from lib.core.values import positive
-from lib.datasets import DATA_NAME, data_set
+from lib.datasets import DATA_NAME, data_set, known_name
 from lib.datasets.layout import precomp_folder
 from lib.evaluation.matrices.together import Setting, check_protocols
 from lib.evaluation.protocols import PROTOCOLS
@@ -56,6 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_image_arguments(parser)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
+    args.dataset = known_name(args.dataset)
     data = data_set(args.dataset)
     args.data_path = args.data_path or f"data/{args.dataset}"
     args.split = args.split or data.evaluated

@@ -16,6 +16,7 @@ from lib.commands.flags import (
 )
 from lib.console.parser import Parser
 from lib.console.script import command_line, script
+from lib.datasets import known_name
 from lib.datasets.layout import precomp_folder
 
 
@@ -28,6 +29,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_training_arguments(parser)
     add_machine_arguments(parser)
     args = parser.parse_args(argv)
+    args.data_name = known_name(args.data_name)
     args.data_path = args.data_path or f"data/{args.data_name}"
     args.model_name = args.model_name or f"runs/{args.data_name}_{args.similarity}"
     args.logger_name = args.logger_name or os.path.join(args.model_name, "log")

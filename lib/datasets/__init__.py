@@ -6,6 +6,7 @@ A new data set is a row of the table; its files lie where `layout` says.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 
 from lib.core.errors import InputError
@@ -25,7 +26,8 @@ class DataSet:
     protocols: tuple[str, ...] = ()  # of lib.evaluation.protocols, on the whole split `evaluated`
     captions_per_image: int = 1  # where neither an ids file nor the number of feature rows tells
     dev_captions: int | None = None  # `dev` is cut to these
-    published: bool = False  # whether published figures may stand beside measured ones
+    published: bool = False  # True if published figures may stand beside measured ones
+    spellings: tuple[str, ...] = ()  # other names of it, in small letters without - and _
 
 
 DATA_SETS = {
@@ -38,8 +40,16 @@ DATA_SETS = {
         captions_per_image=5,
         dev_captions=5000,  # as in the released code
         published=True,
+        spellings=("mscoco", "coco2014", "mscoco2014"),
     ),
-    "f30k": DataSet("Flickr30K", images="flickr30k-images", captions_per_image=5, dev_captions=5000, published=True),
+    "f30k": DataSet(
+        "Flickr30K",
+        images="flickr30k-images",
+        captions_per_image=5,
+        dev_captions=5000,
+        published=True,
+        spellings=("flickr30k", "flickr30"),
+    ),
 }
 
 DATA_NAME = f"{', '.join(DATA_SETS)}, or a name for your own data"  # for the help of flags
@@ -52,4 +62,19 @@ def data_set(name: str, flag: str = "--data_name") -> DataSet:
     """
     if not PLAIN_NAME.fullmatch(name):
         raise InputError(f"{flag} {name!r}: expected {', '.join(DATA_SETS)} or a plain name for your own data")
-    return DATA_SETS.get(name) or DataSet(label=name)
+    return DATA_SETS.get(_row_of(name)) or DataSet(label=name)
+
+
+def known_name(name: str) -> str:
+    """The row's name of a data set that is spelled another way, as coco_precomp; a note says so. Others stay."""
+    known = _row_of(name)
+    if known in (None, name):
+        return name
+    print(f"note: {name} means {known}; for data of your own choose another name", file=sys.stderr)
+    return known
+
+
+def _row_of(name: str) -> str | None:
+    """The row that a name means: MS-COCO, coco_precomp; None if it is somebody's own data."""
+    bare = re.sub(r"[-_.]", "", name.lower().removesuffix("_precomp"))
+    return next((row for row, data in DATA_SETS.items() if bare in (row, *data.spellings)), None)

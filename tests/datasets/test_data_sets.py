@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib.core.errors import InputError
-from lib.datasets import DATA_SETS, data_set
+from lib.datasets import DATA_SETS, data_set, known_name
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
@@ -21,7 +21,7 @@ def test_coco_is_evaluated_on_all_test_images_and_their_five_folds():
     assert coco.splits == ("train", "dev", "test", "testall")
 
 
-@pytest.mark.parametrize("name", ["birds", "my-data_2.1", "COCO", "f30k2", "Vögel", "7"])
+@pytest.mark.parametrize("name", ["birds", "my-data_2.1", "cocoa", "f30k2", "precomp_coco", "Vögel", "7"])
 def test_any_other_plain_name_is_ones_own_data_and_keeps_its_name(name):
     row = data_set(name)
     assert row.label == name and row.images == "images"
@@ -39,3 +39,17 @@ def test_a_name_that_is_no_part_of_a_file_name_is_refused_in_one_line(name):
     with pytest.raises(InputError, match="expected coco, f30k or a plain name for your own data") as error:
         data_set(name)
     assert str(error.value).startswith("--data_name '") and "\n" not in str(error.value)
+
+
+def test_other_spellings_of_a_known_data_set_mean_it_and_a_note_says_so(capsys):
+    spellings = {
+        "coco": ("coco_precomp", "COCO", "MS-COCO", "mscoco", "ms_coco_precomp"),
+        "f30k": ("f30k_precomp", "F30K", "flickr30k", "Flickr30K", "flickr_30k"),
+    }
+    for known, names in spellings.items():
+        for name in names:
+            assert known_name(name) == known and data_set(name) is DATA_SETS[known]
+            assert capsys.readouterr().err.startswith(f"note: {name} means {known};")
+    for name in (*spellings, "birds", "cocoa"):
+        assert known_name(name) == name
+    assert capsys.readouterr().err == ""

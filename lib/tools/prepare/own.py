@@ -39,7 +39,7 @@ def prepare_own(
     published data set, a bad line, a missing or unreadable image, and before anything is replaced that mustn't be.
     """
     path, name = target.data_path, target.data_name
-    if name in DATA_SETS:
+    if data_set(name) in DATA_SETS.values():
         raise InputError(f"--data_name {name}: is a published data set; give your own data another name")
     link = path / data_set(name).images
     captions_of = read_pairs(captions, images)
