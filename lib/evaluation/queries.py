@@ -18,6 +18,7 @@ import numpy as np
 from lib.core.errors import InputError
 from lib.core.machine import available_cores
 from lib.evaluation.metrics import MOST_THREADS, caption_owners, check_matrix
+from lib.evaluation.tables import spreadsheet_cell
 from lib.files.writing import atomic_write
 
 BEST = 10  # items shown of each query
@@ -141,7 +142,7 @@ def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             if writer is None:
                 writer = csv.DictWriter(file, [*row, *best], lineterminator="\n")
                 writer.writeheader()
-            writer.writerow(row | best)
+            writer.writerow({key: spreadsheet_cell(value) for key, value in (row | best).items()})
 
 
 def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:

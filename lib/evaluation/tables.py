@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from lib.core.errors import printable
+
 MISSING = "-"
 
 
@@ -82,6 +84,13 @@ def markdown(table: Table) -> str:
     return "\n".join([*lines, *(f"\n{remark}" for remark in table.remarks())])
 
 
+_TEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}  # ^^5c is a backslash to TeX
+    | {"∞": "$\\infty$", "±": "$\\pm$", "−": "$-$"}
+)
+
+
 def latex(table: Table) -> str:
     """A tabular for the booktabs package; remarks follow as comments."""
     titles = [f"\\multicolumn{{{len(names)}}}{{c}}{{{_escaped(title)}}}" for title, names in table.groups]
@@ -90,16 +99,19 @@ def latex(table: Table) -> str:
     head = [f"{'& ' * len(table.words)}{' & '.join(titles)} \\\\"] if any(title for title, _ in table.groups) else []
     body = [" & ".join(map(_escaped, row)) + " \\\\" for row in (names, *table.cells())]
     lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", *head, body[0], "\\midrule", *body[1:], "\\bottomrule"]
-    return "\n".join([*lines, "\\end{tabular}", *(f"% {remark}" for remark in table.remarks())])
+    return "\n".join([*lines, "\\end{tabular}", *(f"% {printable(remark)}" for remark in table.remarks())])
 
 
 def _escaped(cell: str) -> str:
-    cell = cell.replace("\\", "\\textbackslash ")
-    for character in "&%$#_{}":
-        cell = cell.replace(character, f"\\{character}")
-    for character, name in {"∞": "infty", "±": "pm", "−": "-"}.items():
-        cell = cell.replace(character, f"${name}$" if name == "-" else f"$\\{name}$")
-    return MISSING * 2 if cell == MISSING else cell
+    return MISSING * 2 if cell == MISSING else printable(cell).translate(_TEX)
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """A value that a spreadsheet shows and does not compute: text that begins as a formula gets an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and text != MISSING else text
 
 
 def as_csv(table: Table) -> str:
@@ -107,7 +119,10 @@ def as_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.headings())
-    writer.writerows(["" if cell == MISSING else cell for cell in row] for row in table.cells())
+    for row in table.cells():
+        words, figures = row[: len(table.words)], row[len(table.words) :]
+        cells = [*map(spreadsheet_cell, words), *figures]
+        writer.writerow(["" if cell == MISSING else cell for cell in cells])
     return out.getvalue().removesuffix("\n")
 
 

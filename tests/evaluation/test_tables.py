@@ -45,6 +45,19 @@ def test_latex_escapes_what_it_reads_as_commands():
     assert lines[-1] == "% a note"
 
 
+def test_no_cell_and_no_remark_makes_tex_read_a_command_or_a_spreadsheet_compute():
+    hostile = ["^^5cinput{x}", "~\\input{x}", "=1+1", "@SUM(A1)", "+1", "-2+3", "a\n\\input{x}"]
+    rows = [([name, "test"], [[1.0, 2.0], [3.0]]) for name in hostile]
+    table = TABLE._replace(rows=rows, notes=("x\n\\input{y}",))
+    tex = FORMS["latex"](table)
+    assert "\\input" not in tex.replace("\\textbackslash{}", "").replace("?\\input{y}", "") and "^^" not in tex
+    assert all(line.startswith("%") for line in tex.splitlines() if "input{y}" in line)
+    names = [row[0] for row in csv.reader(FORMS["csv"](table).splitlines())][1:]
+    assert not any(name.startswith(("=", "+", "-", "@")) or "\n" in name for name in names) and len(names) == len(
+        hostile
+    )
+
+
 def test_csv_is_read_back_and_what_is_missing_is_empty():
     rows = list(csv.reader(FORMS["csv"](TABLE).splitlines()))
     assert rows == [
