@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lib.core.errors import InputError, shown
+from lib.files.kinds import LONGEST, image_kind, stand_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +78,24 @@ def open_image(
         ) from None
     except MemoryError:
         raise InputError(f"{what}: too little memory to decode it; make it smaller") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{what}: {_unread(path)}") from None
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
         reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
         raise InputError(f"{what}: corrupt or truncated image ({reason}); replace the file") from None
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+def _unread(path: str | Path) -> str:
+    """The reason why no decoder takes a file."""
+    with open(path, "rb") as file:
+        beginning = file.read(LONGEST)
+    if kind := stand_in(beginning):
+        return f"expected an image, but it is {kind}"
+    if kind := image_kind(beginning):
+        return f"is {kind}; convert it, the formats that are read are {', '.join(FORMATS)}"
+    return f"corrupt or truncated image (none of {', '.join(FORMATS)}); replace the file"
 
 
 def read_image(

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lib.core.errors import InputError, shown
+from lib.files.kinds import LONGEST, stand_in
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a pair of JSON escapes, or a lone one
 
@@ -79,15 +80,21 @@ def readable(path: str | Path) -> Iterator[None]:
 
 
 def opened(path: str | Path, expected: str) -> BinaryIO:
-    """A regular file, open for reading. Refuses pipes and devices, since reading one could block for ever."""
+    """A regular file, open for reading. Refuses pipes and devices, since reading one could block for ever,
+    and files that stand for another: pointers, archives, pickles, web pages."""
     with readable(path):
         try:
             mode = os.stat(path).st_mode
         except FileNotFoundError:
             raise InputError(f"{path}: no such file, expected {expected}") from None
-        if stat.S_ISREG(mode):
-            return open(path, "rb")
-    raise InputError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}, expected {expected}")
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise InputError(f"{path}: is {kind}, expected {expected}")
+        file = open(path, "rb")
+        if kind := stand_in(file.peek(LONGEST)[:LONGEST]):
+            file.close()
+            raise InputError(f"{path}: expected {expected}, but it is {kind}")
+        return file
 
 
 def _bytes(path: str | Path, expected: str) -> bytes:

@@ -29,7 +29,7 @@ def test_known_words_get_their_first_vector_also_words_with_spaces(header, tmp_p
         (b"cat 1 2\ndog 1 nan\n", ", line 2: expected a word and numbers, separated by spaces"),
         (b"cat 1 2\n", ": holds none of the vocabulary's words; expected lines of a word and its values"),
         (b"", ": holds none of the vocabulary's words; expected lines of a word and its values"),
-        (b"\x1f\x8b\xff", ": is no UTF-8 text; unpack it, or save word2vec's binary form as text"),
+        (b"\x01\x8b\xff", ": is no UTF-8 text; unpack it, or save word2vec's binary form as text"),
     ],
 )
 def test_a_file_of_another_form_is_refused_in_one_line_that_says_where(content, message, tmp_path):
