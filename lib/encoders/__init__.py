@@ -58,7 +58,7 @@ IMAGE_ENCODERS = {
         CLIP_OUTPUT,
         lazy("lib.encoders.clip:check_clip"),
         read_options=lazy("lib.encoders.clip:read_image_options"),
-        transform=lazy("lib.encoders.clip_transform:clip_transform"),
+        transform=lazy("lib.encoders.transforms:clip_transform"),
         fields=fields.CLIP_IMAGE,
         describe=lambda options: f"CLIP images ({options['clip_output']})",
     ),
