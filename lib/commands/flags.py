@@ -41,8 +41,8 @@ class Group:
     def __init__(self, parser: argparse.ArgumentParser, title: str):
         self.group = parser.add_argument_group(title)
 
-    def add(self, flag: str, default: Any = None, help: str = "", metavar: str | None = None, **settings: Any) -> None:
-        self.group.add_argument(f"--{flag}", default=default, metavar=metavar, help=help.replace("%", "%%"), **settings)
+    def add(self, flag: str, default: Any = None, *, help: str, **settings: Any) -> None:
+        self.group.add_argument(f"--{flag}", default=default, help=help.replace("%", "%%"), **settings)
 
     def switch(self, flag: str, help: str) -> None:
         self.group.add_argument(f"--{flag}", action="store_true", help=help)
@@ -58,24 +58,24 @@ class Group:
             if kind is bool:
                 self.group.add_argument(f"--{name}", action="store_const", const=True, help=option.help)
             elif option.choices:
-                self.add(name, None, text, choices=option.choices)
+                self.add(name, choices=option.choices, help=text)
             else:
-                self.add(name, None, text, type=option.type or kind)
+                self.add(name, type=option.type or kind, help=text)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the training data is."""
     add = Group(parser, "data").add
-    add("data_path", None, "folder of the data set (default: data/<data_name>)", "DIR")
-    add("data_name", "f30k", DATA_NAME)
-    add("val_split", "dev", "split on which the best epoch is chosen; the released ESL code chose on test")
-    add("image_list", None, "grid: file names, one per line, that must exist before training starts", "FILE")
+    add("data_path", metavar="DIR", help="folder of the data set (default: data/<data_name>)")
+    add("data_name", "f30k", help=DATA_NAME)
+    add("val_split", "dev", help="split on which the best epoch is chosen; the released ESL code chose on test")
+    add("image_list", metavar="FILE", help="grid: file names, one per line, that must exist before training starts")
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, outside: bool = True) -> None:
     """Which image files are read, of those that ImageLimits speaks of."""
     group = Group(parser, "image files")
-    group.add("max_pixels", ImageLimits.max_pixels, "an image of more is refused", type=positive(int))
+    group.add("max_pixels", ImageLimits.max_pixels, type=positive(int), help="an image of more is refused")
     if outside:
         group.switch("allow_outside_images", OUTSIDE_IMAGES)
 
@@ -88,80 +88,133 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What ModelConfig is made of."""
     group, default = Group(parser, "model"), ModelConfig()
     heads = ", ".join(part.label for part in HEADS.values())
-    group.add("similarity", default.similarity, heads, choices=HEADS)
-    images = "regions: precomputed features; of raw images: grid: cells of a ResNet; clip, vit, swin: patches"
-    group.add("image_encoder", default.image_encoder, images, choices=IMAGE_ENCODERS)
-    alias = "the same as VSE∞ spells it: basic for regions, backbone for grid"
-    group.add("precomp_enc_type", None, alias, choices=PRECOMP_ENC_TYPES)
-    texts = "BERT, a bidirectional GRU on SCAN's words, or CLIP's"
-    group.add("text_encoder", default.text_encoder, texts, choices=TEXT_ENCODERS)
-    size = "size of the joint space; ESL needs at least kernel_size^8"
-    group.add("embed_size", default.embed_size, size, type=EMBED_SIZE)
+    group.add("similarity", default.similarity, choices=HEADS, help=heads)
+    group.add(
+        "image_encoder",
+        default.image_encoder,
+        choices=IMAGE_ENCODERS,
+        help="regions: precomputed features; of raw images: grid: cells of a ResNet; clip, vit, swin: patches",
+    )
+    group.add(
+        "precomp_enc_type",
+        choices=PRECOMP_ENC_TYPES,
+        help="the same as VSE∞ spells it: basic for regions, backbone for grid",
+    )
+    group.add(
+        "text_encoder",
+        default.text_encoder,
+        choices=TEXT_ENCODERS,
+        help="BERT, a bidirectional GRU on SCAN's words, or CLIP's",
+    )
+    group.add(
+        "embed_size",
+        default.embed_size,
+        type=EMBED_SIZE,
+        help="size of the joint space; ESL needs at least kernel_size^8",
+    )
     group.options([*HEADS.values(), *IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()])
 
 
 def add_path_arguments(parser: argparse.ArgumentParser, evaluation: bool = False) -> None:
     """Where pre-trained parts and vocabularies are."""
     add = Group(parser, "pre-trained parts").add
-    bert = "BERT in Hugging Face form, a folder or a hub name"
+    add(
+        "bert_path",
+        "bert-base-uncased",
+        metavar="DIR|NAME",
+        help="BERT in Hugging Face form, a folder or a hub name"
+        + ("; only its vocabulary and configuration are read" if evaluation else ""),
+    )
+    add(
+        "clip_path",
+        "openai/clip-vit-base-patch16",
+        metavar="DIR|NAME|FILE",
+        help="clip: CLIP in Hugging Face form, a folder or a hub name, or a file of OpenAI's names"
+        + ("; only its vocabulary is read" if evaluation else ""),
+    )
+    add(
+        "vocab_path",
+        metavar="FILE|DIR",
+        help="bigru: SCAN's vocabulary, a file or a folder of them (default: the folder vocab beside --data_path)",
+    )
     if evaluation:
-        bert += "; only its vocabulary and configuration are read"
-    add("bert_path", "bert-base-uncased", bert, "DIR|NAME")
-    clip = "clip: CLIP in Hugging Face form, a folder or a hub name, or a file of OpenAI's names"
-    if evaluation:
-        clip += "; only its vocabulary is read"
-    add("clip_path", "openai/clip-vit-base-patch16", clip, "DIR|NAME|FILE")
-    vocabulary = "bigru: SCAN's vocabulary, a file or a folder of them (default: the folder vocab beside --data_path)"
-    add("vocab_path", None, vocabulary, "FILE|DIR")
-    if not evaluation:
-        backbone = (
-            "grid: local weights of the backbone; vit, swin: a model in Hugging Face form, a folder or a hub name"
-        )
-        add("backbone_path", None, backbone, "FILE|DIR|NAME")
-        add("word_vectors", None, "bigru: GloVe's or word2vec's text file, for the words that it knows", "FILE")
+        return
+    add(
+        "backbone_path",
+        metavar="FILE|DIR|NAME",
+        help="grid: local weights of the backbone; vit, swin: a model in Hugging Face form, a folder or a hub name",
+    )
+    add("word_vectors", metavar="FILE", help="bigru: GloVe's or word2vec's text file, for the words that it knows")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """The training recipe, and where a run writes."""
     group = Group(parser, "training")
     add, count, number = group.add, not_negative(int), not_negative(float)
-    add("num_epochs", 30, "passes over the training captions", type=positive(int, 1 << 20))
-    add("batch_size", 128, "image-caption pairs of a step", type=Number(int, 2, 1 << 20))
-    chunks = "encode the batch in K chunks to save memory; same loss and gradients, all negatives included"
-    add("accumulate", 1, chunks, "K", type=positive(int))
-    add("learning_rate", 5e-4, "a pre-trained text encoder gets a tenth of it", type=positive(float))
-    add("lr_update", 15, "first epoch (from 0) with a tenth of the learning rate", "EPOCH", type=count)
-    given = "learning rate of every pre-trained part, in place of these shares"
-    add("pretrained_lr", None, given, type=positive(float))
-    add("schedule", "step", "step: by --lr_update; cosine: of every step, after a warm-up", choices=SCHEDULES)
-    add("warmup", 0.1, "cosine: share of all steps in which the learning rate rises", type=Number(float, 0, 1))
-    adamw = "adam means AdamW; transformers_adamw: the variant with which CLIP-based ESL was trained"
-    add("optim", "adam", adamw, choices=OPTIMIZERS)
-    losses = "hinge: triplets with the hardest negatives; contrastive: cross-entropy, as CLIP"
-    add("loss", "hinge", losses, choices=LOSSES)
+    add("num_epochs", 30, type=positive(int, 1 << 20), help="passes over the training captions")
+    add("batch_size", 128, type=Number(int, 2, 1 << 20), help="image-caption pairs of a step")
+    add(
+        "accumulate",
+        1,
+        metavar="K",
+        type=positive(int),
+        help="encode the batch in K chunks to save memory; same loss and gradients, all negatives included",
+    )
+    add("learning_rate", 5e-4, type=positive(float), help="a pre-trained text encoder gets a tenth of it")
+    add("lr_update", 15, metavar="EPOCH", type=count, help="first epoch (from 0) with a tenth of the learning rate")
+    add("pretrained_lr", type=positive(float), help="learning rate of every pre-trained part, in place of these shares")
+    add("schedule", "step", choices=SCHEDULES, help="step: by --lr_update; cosine: of every step, after a warm-up")
+    add("warmup", 0.1, type=Number(float, 0, 1), help="cosine: share of all steps in which the learning rate rises")
+    add(
+        "optim",
+        "adam",
+        choices=OPTIMIZERS,
+        help="adam means AdamW; transformers_adamw: the variant with which CLIP-based ESL was trained",
+    )
+    add(
+        "loss",
+        "hinge",
+        choices=LOSSES,
+        help="hinge: triplets with the hardest negatives; contrastive: cross-entropy, as CLIP",
+    )
     group.options(LOSSES.values())
-    add("weight_decay", 1e-4, "adam: of all parameters; sgd: of the backbone alone", type=number)
-    add("grad_clip", 2.0, "largest gradient norm, 0 for none", type=number)
-    group.switch("max_violation", "hardest negatives from the first step on, without a warm-up")
-    add("vse_mean_warmup_epochs", 1, "epochs with all violations, before the hardest alone", type=count)
-    add("embedding_warmup_epochs", 1, "grid: epochs with a frozen backbone", type=count)
-    add("backbone_warmup_epochs", 0, "grid: epochs after which one more backbone block is unfrozen", type=count)
-    add("backbone_lr_factor", 0.01, "grid: learning rate of the backbone, relative", type=number)
-    add("seed", 0, "of every random draw", type=count)
+    add("weight_decay", 1e-4, type=number, help="adam: of all parameters; sgd: of the backbone alone")
+    add("grad_clip", 2.0, type=number, help="largest gradient norm, 0 for none")
+    group.switch("max_violation", help="hardest negatives from the first step on, without a warm-up")
+    add("vse_mean_warmup_epochs", 1, type=count, help="epochs with all violations, before the hardest alone")
+    add("embedding_warmup_epochs", 1, type=count, help="grid: epochs with a frozen backbone")
+    add("backbone_warmup_epochs", 0, type=count, help="grid: epochs after which one more backbone block is unfrozen")
+    add("backbone_lr_factor", 0.01, type=number, help="grid: learning rate of the backbone, relative")
+    add("seed", 0, type=count, help="of every random draw")
     group = Group(parser, "output")
     add = group.add
-    folder = "folder of checkpoint.pth and model_best.pth (default: runs/<data_name>_<similarity>)"
-    add("model_name", None, folder, "DIR")
-    add("logger_name", None, "folder of the TensorBoard events and train.log (default: <model_name>/log)", "DIR")
-    add("log_step", 200, "steps between log lines", type=positive(int))
-    spread = "validations of an epoch, evenly spread and the last at its end; each may choose the best model"
-    add("validations", 1, spread, type=positive(int))
-    within = "steps between validations within an epoch, which are logged but never choose the best model; 0: none"
-    add("val_step", 500, within, type=count)
-    add("save_step", 0, "steps between checkpoints within an epoch; 0: none", type=count)
-    goes_on = "continue from this checkpoint; auto: from the newest good one in --model_name, if there is one"
-    add("resume", None, goes_on, "auto|FILE", type=lambda text: text if text == "auto" else str(existing(text)))
-    group.switch("reset_start_epoch", "with --resume: take the weights alone and train from epoch 0")
+    add(
+        "model_name",
+        metavar="DIR",
+        help="folder of checkpoint.pth and model_best.pth (default: runs/<data_name>_<similarity>)",
+    )
+    add("logger_name", metavar="DIR", help="folder of the TensorBoard events and train.log (default: <model_name>/log)")
+    add("log_step", 200, type=positive(int), help="steps between log lines")
+    add(
+        "validations",
+        1,
+        type=positive(int),
+        help="validations of an epoch, evenly spread and the last at its end; each may choose the best model",
+    )
+    add(
+        "val_step",
+        500,
+        type=count,
+        help="steps between validations within an epoch, which are logged but never choose the best model; 0: none",
+    )
+    add("save_step", 0, type=count, help="steps between checkpoints within an epoch; 0: none")
+    add(
+        "resume",
+        metavar="auto|FILE",
+        type=lambda text: text if text == "auto" else str(existing(text)),
+        help="continue from this checkpoint; auto: from the newest good one in --model_name, if there is one",
+    )
+    group.switch("reset_start_epoch", help="with --resume: take the weights alone and train from epoch 0")
 
 
 def device_name(text: str) -> str:
@@ -173,26 +226,44 @@ def device_name(text: str) -> str:
 
 def add_workers(add: Callable) -> None:
     """The flag of the processes that load data."""
-    text = "processes that load data, at most one a core; 0 loads in the main process (default: one a core, at most 8)"
-    add("--workers", default=available_cores(8), metavar="N", help=text, type=workers)
+    add(
+        "--workers",
+        default=available_cores(8),
+        metavar="N",
+        type=workers,
+        help="processes that load data, at most one a core; 0 loads in the main process (default: one a core, at most "
+        "8)",
+    )
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """What depends on the machine and not on the experiment."""
     group = Group(parser, "machine")
     add_workers(group.group.add_argument)
-    add = group.add
-    device = "cpu, cuda or cuda:N (default: all visible GPUs, else the CPU); choose GPUs with CUDA_VISIBLE_DEVICES"
-    add("device", None, device, type=device_name)
-    precision = "tf32: products on a GPU; bf16: encoders in bfloat16, and evaluation's products of all pairs too"
-    add("precision", "float32", precision, choices=PRECISIONS)
-    kernels = (
-        "ESL scores: auto, compiled kernels (C on a CPU, Triton on a GPU) where they work; torch, without them; plain, "
-        "autograd of the definition, slow"
+    group.add(
+        "device",
+        type=device_name,
+        help="cpu, cuda or cuda:N (default: all visible GPUs, else the CPU); choose GPUs with CUDA_VISIBLE_DEVICES",
     )
-    add("kernels", "auto", kernels, choices=KERNELS)
-    memory = "limit of the buffers that scoring works in (default: by device)"
-    add("score_memory", None, memory, "MB", type=positive(int, 1 << 24))
+    group.add(
+        "precision",
+        "float32",
+        choices=PRECISIONS,
+        help="tf32: products on a GPU; bf16: encoders in bfloat16, and evaluation's products of all pairs too",
+    )
+    group.add(
+        "kernels",
+        "auto",
+        choices=KERNELS,
+        help="ESL scores: auto, compiled kernels (C on a CPU, Triton on a GPU) where they work; torch, without them; "
+        "plain, autograd of the definition, slow",
+    )
+    group.add(
+        "score_memory",
+        metavar="MB",
+        type=positive(int, 1 << 24),
+        help="limit of the buffers that scoring works in (default: by device)",
+    )
 
 
 def model_config(args: argparse.Namespace) -> ModelConfig:

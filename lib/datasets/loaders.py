@@ -7,6 +7,7 @@ Letters: B images (training: one per caption), C captions, N images of a split, 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from lib.datasets.captions import TokenisedCaptions
 from lib.datasets.inputs import Inputs
 
 SHARED_MEMORY = Path("/dev/shm")
+# An InputError of a worker as torch raises it: the worker's traceback, its line ends printed as "?".
+_WRAPPED = re.compile(r"Caught InputError in DataLoader worker process.*InputError: (.*)\?")
 
 
 class TrainBatch(NamedTuple):
@@ -83,42 +86,36 @@ class EpochSampler(Sampler):
 
 
 class Loader(DataLoader):
-    """A DataLoader that raises the InputError of a worker as it is, and never touches torch's global random state.
+    """A DataLoader that raises the InputError of a worker in one line, and never touches torch's global random state.
 
-    Raises InputError where the shared memory of this machine is too small for the batches of its workers.
+    Raises InputError if the shared memory of this machine is too small for the batches of its workers.
     """
 
     fits = False  # whether the batches are known to fit
 
     def __init__(self, dataset: Dataset, collate: Callable, workers: int, **kwargs):
-        super().__init__(
-            _Guarded(dataset),
-            collate_fn=_GuardedCollate(collate),
-            num_workers=workers,
-            generator=torch.Generator().manual_seed(0),
-            **kwargs,
-        )
+        generator = torch.Generator().manual_seed(0)
+        super().__init__(dataset, collate_fn=collate, num_workers=workers, generator=generator, **kwargs)
 
     def __iter__(self) -> Iterator:
         if self.num_workers and not self.fits:
             self._check_shared_memory()
-        for batch in super().__iter__():
-            if isinstance(batch, InputError):
-                try:
-                    raise batch
-                finally:
-                    del batch  # its traceback holds this frame: a reference here would keep the workers waiting
-            yield batch
+        try:
+            yield from super().__iter__()
+        except InputError as error:
+            if not (wrapped := _WRAPPED.fullmatch(str(error))):
+                raise
+            error.__traceback__ = None  # holds torch's iterator, which would keep the workers waiting
+            raise InputError(wrapped[1]) from None
 
     def _check_shared_memory(self) -> None:
         """Workers hand batches over in shared memory; where that is full, they die, or wait for ever."""
         keys = next(iter(self.batch_sampler), None)
-        samples = self.dataset.__getitems__(keys[:1]) if keys and SHARED_MEMORY.is_dir() else None
-        if not samples or isinstance(samples, InputError):
-            return  # which the workers will say
+        if not keys or not SHARED_MEMORY.is_dir():
+            return
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
         waiting = processes * (self.num_workers * self.prefetch_factor + 1)
-        needed, free = waiting * len(keys) * _bytes(samples[0]), shutil.disk_usage(SHARED_MEMORY).free
+        needed, free = waiting * len(keys) * _bytes(self.dataset[keys[0]]), shutil.disk_usage(SHARED_MEMORY).free
         if needed > free:
             raise InputError(
                 f"{SHARED_MEMORY}: {free / 1e6:.0f} MB free, but the batches of --workers {self.num_workers} may fill "
@@ -132,30 +129,6 @@ def _bytes(sample) -> int:
     if isinstance(sample, Tensor | np.ndarray):
         return sample.nbytes
     return sum(map(_bytes, sample)) if isinstance(sample, tuple | Fragments) else 8
-
-
-class _Guarded(Dataset):
-    """Fetches the samples of a batch; an InputError takes the place of the batch, as torch would wrap it in text."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, keys: list) -> list | InputError:
-        try:
-            return [self.dataset[key] for key in keys]
-        except InputError as error:
-            return error
-
-
-class _GuardedCollate:
-    def __init__(self, collate: Callable):
-        self.collate = collate
-
-    def __call__(self, samples: list | InputError):
-        return samples if isinstance(samples, InputError) else self.collate(samples)
 
 
 def train_loader(

@@ -9,7 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes, each of which goes on with it in a computation of its own."""
+    """The sum of a tensor over all processes, each of which goes on with it in a computation of its own.
+
+    torch.distributed.nn.functional.all_reduce is the same, but deprecated.
+    """
 
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
@@ -19,9 +22,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
+        return _Sum.apply(gradient)
 
 
 class _SharedStatistics:

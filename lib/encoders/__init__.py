@@ -18,14 +18,14 @@ CLIP_OUTPUT = {
 INPUT_SIZE = {"input_size": Option(None, "vit, swin: side of the input (default: its processor's)", fields.PIXELS)}
 
 
-def _transformer(label: str, name: str, own: dict) -> ImageEncoderPart:
+def _transformer(label: str, build: str, read_options: str, own: dict) -> ImageEncoderPart:
     return ImageEncoderPart(
         f"{label} patches",
-        lazy(f"lib.encoders.vision_transformers:{name}_encoder"),
+        lazy(build),
         INPUT_SIZE,
         lazy("lib.encoders.vision_transformers:check_transformer"),
         training_only=("input_size",),
-        read_options=lazy(f"lib.encoders.vision_transformers:read_{name}_options"),
+        read_options=lazy(read_options),
         transform=lazy("lib.encoders.vision_transformers:transformer_transform"),
         fields=own | fields.PROCESSOR,
     )
@@ -58,12 +58,22 @@ IMAGE_ENCODERS = {
         CLIP_OUTPUT,
         lazy("lib.encoders.clip:check_clip"),
         read_options=lazy("lib.encoders.clip:read_image_options"),
-        transform=lazy("lib.encoders.clip_transform:clip_transform"),
+        transform=lazy("lib.encoders.transforms:clip_transform"),
         fields=fields.CLIP_IMAGE,
         describe=lambda options: f"CLIP images ({options['clip_output']})",
     ),
-    "vit": _transformer("ViT", "vit", fields.VIT),
-    "swin": _transformer("Swin", "swin", fields.SWIN),
+    "vit": _transformer(
+        "ViT",
+        "lib.encoders.vision_transformers:vit_encoder",
+        "lib.encoders.vision_transformers:read_vit_options",
+        fields.VIT,
+    ),
+    "swin": _transformer(
+        "Swin",
+        "lib.encoders.vision_transformers:swin_encoder",
+        "lib.encoders.vision_transformers:read_swin_options",
+        fields.SWIN,
+    ),
 }
 
 TEXT_ENCODERS = {

@@ -11,15 +11,39 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet, ResNet152_Weights, resnet101, resnet152, resnext101_32x8d
+from torchvision.models import ResNet152_Weights, resnet101, resnet152, resnext101_32x8d
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from lib.core.errors import InputError, listed
 from lib.encoders import SOURCES
-from lib.encoders.resnet import caffe_style, tiny_resnet
+from lib.encoders.stages import Stages, fix_stages
 from lib.files.pytorch import read_file
 from lib.files.weights import load_strictly, state_dict_of
 
 CHANNELS = 2048  # of every backbone's feature map
+
+
+def caffe_style(resnet: ResNet) -> ResNet:
+    """Give torchvision's bottleneck ResNet the topology of Caffe's, in place; no weight changes its name or shape.
+
+    The stages of Caffe's halve the resolution in their first 1×1 convolution, where torchvision's do so in the 3×3, and
+    its max-pool has no padding. Feature maps have ceil(side / 32) cells a side where 4 divides it (released VSE∞ code).
+    """
+    resnet.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
+    for block in resnet.modules():
+        if isinstance(block, Bottleneck):
+            block.conv1.stride = (block.stride, block.stride)
+            block.conv2.stride = (1, 1)
+    return resnet
+
+
+def tiny_resnet() -> ResNet:
+    """One narrow bottleneck per stage with random weights: 2048 output channels at a small part of ResNet-101's cost.
+
+    For tests and demonstrations; it has learned nothing.
+    """
+    return ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=4)
+
 
 _NETWORKS = {
     "detector": lambda: caffe_style(resnet101()),  # bottom-up attention (BUTD), Anderson et al., CVPR 2018
@@ -53,20 +77,14 @@ class Backbone(nn.Module):
         self.train(self.training)
 
     @property
-    def stages(self) -> list[list[nn.Module]]:
+    def stages(self) -> Stages:
         """The five stages in order: the stem, then layer1 to layer4."""
         stem = [self.conv1, self.bn1, self.relu, self.maxpool]
         return [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def fix_blocks(self, count: int) -> None:
-        """Freeze the stem and the first `count` blocks: 4 freezes all, 3 trains layer4, 2 also layer3, 1 also layer2,
-        0 everything, the stem included. Frozen stages run without gradient bookkeeping."""
-        if count not in range(5):
-            raise ValueError(f"{count} fixed blocks, expected 0 to 4")
-        self.first_trainable = count + 1 if count else 0
-        for index, stage in enumerate(self.stages):
-            for module in stage:
-                module.requires_grad_(index >= self.first_trainable)
+        """Freeze the stem and the first `count` blocks, which then run without gradient bookkeeping."""
+        self.first_trainable = fix_stages(self.stages, count)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.is_cuda:
@@ -77,7 +95,7 @@ class Backbone(nn.Module):
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
     @staticmethod
-    def _run(stages: list[list[nn.Module]], x: Tensor) -> Tensor:
+    def _run(stages: Stages, x: Tensor) -> Tensor:
         for stage in stages:
             for module in stage:
                 x = module(x)

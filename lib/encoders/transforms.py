@@ -1,15 +1,17 @@
-"""From decoded pixels to the input of a grid encoder: crop, resize, flip, normalise (released VSE∞ code).
+"""From an image file to the input of an encoder: crop, resize, flip, normalise (released VSE∞ and CLIP-based ESL code).
 
 Letters: H and W side lengths in pixels, S side length of the square input.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional
 
@@ -21,6 +23,8 @@ FLIP_PROBABILITY = 0.5
 BGR_MEANS = (102.9801, 115.9465, 122.7717)
 RGB_MEANS = (123.675, 116.28, 103.53)
 RGB_STDS = (58.395, 57.120003, 57.375)  # ImageNet's times 255 as float32 rounds the products
+CLIP_MEANS = (0.48145466, 0.4578275, 0.40821073)  # of range 0 to 1, as the next line
+CLIP_STDS = (0.26862954, 0.26130258, 0.27577711)
 
 
 def input_size(input_scale_factor: float) -> int:
@@ -73,3 +77,34 @@ def bgr_minus_mean(pixels: Tensor) -> Tensor:
 def imagenet_normalize(pixels: Tensor) -> Tensor:
     """RGB of range 0–255 → ImageNet's mean 0 and deviation 1; in place."""
     return functional.normalize(pixels, RGB_MEANS, RGB_STDS, inplace=True)
+
+
+class ClipTransform:
+    """The central square of an image as float32 (3, S, S), normalised as CLIP was trained; never augmented.
+
+    An image is resized in the form of its file and converted to RGB only then, so a palette is resized by nearest
+    neighbour (released code).
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def decode(self, image: Image.Image) -> np.ndarray:
+        """An opened file, its shorter side resized to S (bicubic, antialiased), cut to its centre: uint8 (S, S, 3)."""
+        short = min(image.size)
+        if short != self.size:
+            width, height = (self.size if side == short else int(self.size * side / short) for side in image.size)
+            if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):  # of an image that is all but a line
+                raise Image.DecompressionBombError
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (round((side - self.size) / 2) for side in image.size)
+        return np.array(image.crop((left, top, left + self.size, top + self.size)).convert("RGB"))
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
+        pixels = torch.from_numpy(image).permute(2, 0, 1).float()  # (3, S, S)
+        return functional.normalize(pixels.div_(255), CLIP_MEANS, CLIP_STDS, inplace=True)
+
+
+def clip_transform(options: dict) -> ClipTransform:
+    """The transform for a CLIP of this image size."""
+    return ClipTransform(options["image_size"])

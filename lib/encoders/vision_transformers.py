@@ -109,8 +109,8 @@ def read_transformer_options(kind: Kind, options: dict[str, Any], paths: Paths) 
     return options | {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
-vit_encoder, swin_encoder = (partial(transformer_encoder, kind) for kind in (VIT, SWIN))
-read_vit_options, read_swin_options = (partial(read_transformer_options, kind) for kind in (VIT, SWIN))
+vit_encoder, swin_encoder = partial(transformer_encoder, VIT), partial(transformer_encoder, SWIN)
+read_vit_options, read_swin_options = partial(read_transformer_options, VIT), partial(read_transformer_options, SWIN)
 
 
 def _path(paths: Paths, kind: Kind) -> str | Path:

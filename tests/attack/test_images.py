@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 
 from lib.core.errors import InputError
 from lib.datasets.images import ImageFolder, check_image_list, find_images
-from lib.encoders.clip_transform import ClipTransform
+from lib.encoders.transforms import ClipTransform
 from lib.files.images import FORMATS, ImageLimits, open_image, read_image
 from tests.attack.refusals import one_line, refuses
 

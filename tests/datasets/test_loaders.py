@@ -192,9 +192,9 @@ def test_nan_found_by_a_worker_reaches_the_user_as_one_line(root, tokeniser, tmp
     np.save(tmp_path / "precomp" / "train_ims.npy", values)
     bad = open_inputs(tmp_path, "f30k", "train", InputSpec(tokeniser))
     for loader in (train_loader(bad, 7, 0, workers), image_batches(bad.images, 7, workers)):
-        with pytest.raises(InputError, match="train_ims.npy, row 5, region 1: NaN") as error:
+        with pytest.raises(InputError, match=f"^{tmp_path}/precomp/train_ims.npy, row 5, region 1: NaN") as error:
             list(loader)
-        assert "\n" not in str(error.value)
+        assert not {"\n", "?"} & set(str(error.value))
 
 
 @WORKERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lib.core.errors import InputError
 from lib.datasets.tokenisers import load_tokenizer
@@ -20,10 +21,10 @@ def cache(tmp_path, monkeypatch):
     def unreachable(*args, **kwargs):
         raise ConnectionError("\nName or service not known\nand a long traceback")
 
-    def cached(name, file):
-        return str(tmp_path / file) if (tmp_path / file).exists() else None
+    def cached(name, allow_patterns, local_files_only):
+        return str(tmp_path)
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     return tmp_path
 
@@ -34,15 +35,20 @@ def hub(cache, monkeypatch):
     folder, asked = cache / "snapshot", []
     folder.mkdir()
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: None)
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda _, allow_patterns: asked.append(allow_patterns) or folder
-    )
+
+    def download(name, allow_patterns, local_files_only=False):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        asked.append(allow_patterns)
+        return folder
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     return folder, asked
 
 
 @pytest.mark.parametrize("path", ["{}/missing", "./missing", "~/missing/bert", "one/two/three", "{}/file"])
 def test_what_can_only_be_a_folder_is_never_looked_up_in_the_hub(tmp_path, monkeypatch, path):
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     (tmp_path / "file").touch()
     path = path.format(tmp_path)
     with pytest.raises(InputError) as caught:
@@ -102,7 +108,7 @@ def test_a_hub_model_without_a_vocabulary_is_refused(hub):
         tokenizer_folder("some/model", *CLIP)
 
 
-def test_a_name_that_no_hub_model_can_have_is_refused(monkeypatch):
+def test_a_name_that_no_hub_model_can_have_is_refused():
     with pytest.raises(InputError, match="'my bert!' is neither a folder nor a hub name; --bert_path takes either"):
         tokenizer_folder("my bert!", *BERT)
 
