@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lib.evaluation.metrics import RECALLS_AT
 from lib.evaluation.report import Ranked
 
-CUTS = (1, 5, 10)
-FIGURES = (*(f"{direction} R@{k}" for direction in ("i2t", "t2i") for k in CUTS), "RSUM")
+FIGURES = (*(f"{direction} R@{k}" for direction in ("i2t", "t2i") for k in RECALLS_AT), "RSUM")
 DRAWS, LEVEL = 1000, 95
 
 
@@ -84,9 +84,9 @@ def _figures(models: Sequence[Sequence[Ranked]], seed: int | None, draws: int) -
 def _recalls(ranked: Ranked, counts: np.ndarray, captions: np.ndarray) -> np.ndarray:
     """The six recalls (S, 6) of a gallery where image n counts counts[:, n] times."""
     n = counts.shape[1]
-    i2t = np.stack([ranked.i2t < k for k in CUTS], 1).astype(float)  # (N, 3)
+    i2t = np.stack([ranked.i2t < k for k in RECALLS_AT], 1).astype(float)  # (N, 3)
     owners = ranked.image_of_caption
-    t2i = np.stack([np.bincount(owners[ranked.t2i < k], minlength=n) for k in CUTS], 1).astype(float)  # (N, 3)
+    t2i = np.stack([np.bincount(owners[ranked.t2i < k], minlength=n) for k in RECALLS_AT], 1).astype(float)  # (N, 3)
     return 100 * np.concatenate([counts @ i2t / n, counts @ t2i / captions[:, None]], 1)
 
 
@@ -96,7 +96,7 @@ def _gained(first: Sequence[Ranked], second: Sequence[Ranked]) -> list[int]:
     return [
         sum(int(np.count_nonzero((two[way] < k) & (one[way] >= k))) for one, two in pairs)
         for way in (0, 1)  # i2t, t2i
-        for k in CUTS
+        for k in RECALLS_AT
     ]
 
 

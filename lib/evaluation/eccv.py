@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lib.core.errors import InputError
-from lib.evaluation.cxc.annotations import GALLERY_FILES, Gallery, Rows
+from lib.evaluation.cxc.annotations import GALLERY_FILES, GalleryIds, Rows
+from lib.evaluation.metrics import RECALLS_AT
 from lib.evaluation.queries import Answers, answer
 from lib.evaluation.tables import Table
 from lib.files.reading import read_ids
 
-FOLDS, CUTS = 5, (1, 5, 10)
+FOLDS = 5
 RECALLS = {"coco_1k": "COCO 1K", "coco_5k": "COCO 5K", "cxc": "CxC"}
 ECCV = {"eccv_map_at_r": "mAP@R", "eccv_rprecision": "R-P", "eccv_r1": "R@1"}
 
@@ -32,7 +33,7 @@ class Reference(NamedTuple):
     """The package's Metrics, and the gallery that the matrix is of."""
 
     metrics: Any
-    gallery: Gallery
+    gallery: GalleryIds
 
 
 def package_metrics():
@@ -69,10 +70,10 @@ def read_eccv(folders: Iterable[Path], image_ids: np.ndarray, metrics=None) -> R
             f"{where}: not those of the split's {len(image_ids)} images in their order{hint}; ECCV Caption judges "
             f"COCO's {expected} test images, prepare captions writes testall_ids.txt and {GALLERY_FILES[1]}"
         )
-    return Reference(metrics, Gallery(np.asarray(image_ids), caption_ids, rows))
+    return Reference(metrics, GalleryIds(np.asarray(image_ids), caption_ids, rows))
 
 
-def coco_test_gallery(metrics=None) -> Gallery:
+def coco_test_gallery(metrics=None) -> GalleryIds:
     """COCO's 5,000 test images and their 25,000 captions, in the package's order."""
     metrics = metrics or package_metrics()
     image_ids = np.array([metrics.coco_gts["t2i"][caption][0] for caption in metrics.coco_ids.tolist()])  # (C,)
@@ -90,7 +91,7 @@ def evaluate_eccv(scores: np.ndarray, reference: Reference) -> dict[str, Any]:
     if scores.shape != shape:
         raise InputError(f"ECCV Caption: similarity matrix {scores.shape}, expected {shape}")
     most = max(len(items) for way in metrics.eccv_gts.values() for items in way.values())
-    whole = _by_id(answer(scores, gallery.image_of_caption, max(most, *CUTS)), gallery)
+    whole = _by_id(answer(scores, gallery.image_of_caption, max(most, *RECALLS_AT)), gallery)
     found = {"coco_1k": _recalls(metrics.coco_1k_recalls, _in_folds(scores, reference))}
     found |= {name: _recalls(getattr(metrics, f"{name}_recalls"), whole) for name in ("coco_5k", "cxc")}
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar can't be switched off
@@ -100,7 +101,7 @@ def evaluate_eccv(scores: np.ndarray, reference: Reference) -> dict[str, Any]:
 
 
 def _recalls(of_package, best: dict[str, dict[int, list[int]]]) -> dict[str, dict[str, float]]:
-    return {f"R@{k}": _percent(of_package(best, "all", K=k)) for k in CUTS}
+    return {f"R@{k}": _percent(of_package(best, "all", K=k)) for k in RECALLS_AT}
 
 
 def _percent(figures: dict[str, float]) -> dict[str, float]:
@@ -116,13 +117,13 @@ def _in_folds(scores: np.ndarray, reference: Reference) -> dict[str, dict[int, l
     for number in range(FOLDS):
         captions = np.flatnonzero(fold == number)
         images, owners = np.unique(gallery.image_of_caption[captions], return_inverse=True)
-        part = Gallery(gallery.image_ids[images], gallery.caption_ids[captions], owners)
+        part = GalleryIds(gallery.image_ids[images], gallery.caption_ids[captions], owners)
         for way, lists in _by_id(answer(scores[np.ix_(images, captions)], owners), part).items():
             best[way] |= lists
     return best
 
 
-def _by_id(answers: dict[str, Answers], gallery: Gallery) -> dict[str, dict[int, list[int]]]:
+def _by_id(answers: dict[str, Answers], gallery: GalleryIds) -> dict[str, dict[int, list[int]]]:
     """Id of a query → ids of its best items, as the package takes them."""
     images, captions = gallery.image_ids, gallery.caption_ids
     return {
@@ -139,11 +140,11 @@ def eccv_tables(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[Table]:
         for name, found in figures
     ]
     recalls = [
-        ([name, label], [[found[key][f"R@{k}"][way] for k in CUTS] for way in ways.values()])
+        ([name, label], [[found[key][f"R@{k}"][way] for k in RECALLS_AT] for way in ways.values()])
         for key, label in RECALLS.items()
         for name, found in figures
     ]
     return [
         Table(["", ""], [(title, list(ECCV.values())) for title in ways], eccv),
-        Table(["", ""], [(title, [f"R@{k}" for k in CUTS]) for title in ways], recalls),
+        Table(["", ""], [(title, [f"R@{k}" for k in RECALLS_AT]) for title in ways], recalls),
     ]

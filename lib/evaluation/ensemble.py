@@ -32,7 +32,7 @@ def average(matrices: Sequence[np.ndarray], weights: Sequence[float], progress=i
     return mean
 
 
-def spread(folds: Sequence[np.ndarray]) -> float:
+def deviation(folds: Sequence[np.ndarray]) -> float:
     """Standard deviation of the scores in up to 256 rows, evenly chosen."""
     sample = [np.asarray(fold[:: max(1, len(fold) * len(folds) // 256)], np.float64) for fold in folds]
     return float(np.std(np.concatenate([rows.ravel() for rows in sample])))

@@ -18,6 +18,7 @@ import numpy as np
 from lib.core.errors import InputError
 from lib.core.machine import available_cores
 
+RECALLS_AT = (1, 5, 10)
 BLOCK_ROWS = 64  # rows taken from the matrix at once: what a memory-mapped or column-major matrix costs in memory
 MOST_THREADS = 8  # reading memory stops getting faster beyond a few
 COUNT_FLUSH = 255  # additions of 0 or 1 that fit into uint8
@@ -152,7 +153,7 @@ def recalls(ranks: np.ndarray) -> Recalls:
     ranks = np.asarray(ranks)
     if ranks.size == 0:
         raise InputError("no ranks: recalls need at least one query")
-    r1, r5, r10 = (100.0 * int(np.count_nonzero(ranks < k)) / ranks.size for k in (1, 5, 10))
+    r1, r5, r10 = (100.0 * int(np.count_nonzero(ranks < k)) / ranks.size for k in RECALLS_AT)
     return Recalls(r1, r5, r10, float(math.floor(np.median(ranks)) + 1), float(ranks.mean() + 1))
 
 

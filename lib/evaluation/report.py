@@ -7,13 +7,14 @@ A row is a result with a label that names its protocol, such as "COCO 1K fold 1"
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from lib.core.errors import InputError
 from lib.evaluation.cxc.scores import Correlation, TaskRecalls
 from lib.evaluation.metrics import (
+    RECALLS_AT,
     Recalls,
     Retrieval,
     caption_owners,
@@ -24,11 +25,19 @@ from lib.evaluation.metrics import (
     retrieval,
 )
 from lib.evaluation.published import PUBLISHED_CXC, published
-from lib.evaluation.tables import Table, text
+from lib.evaluation.tables import Table
 
 FIGURES = ("R@1", "R@5", "R@10", "MedR", "MeanR")
 CXC_TASKS = {"i2t": "I2T", "t2i": "T2I", "t2t": "T2T", "i2i": "I2I"}
 CORRELATIONS = {"sts": "STS", "sis": "SIS", "sits": "SITS"}
+
+
+class DataSetRow(Protocol):
+    """The fields of a data set's row (lib.datasets.DataSet) that label its splits and divide them into folds."""
+
+    label: str
+    evaluated: str
+    folds: Mapping[str, int]
 
 
 class Row(NamedTuple):
@@ -56,7 +65,7 @@ class ModelResult(NamedTuple):
 
 
 def evaluate_matrix(
-    data,
+    data: DataSetRow,
     scores: np.ndarray | Sequence[np.ndarray],
     image_of_caption: np.ndarray | None = None,
     split: str | None = None,
@@ -65,7 +74,7 @@ def evaluate_matrix(
 ) -> list[Row]:
     """The rows of a data set's split for a matrix (N, C), or for the matrices of its folds.
 
-    `data` is the data set's row (lib.datasets.DataSet), split None counts as the one that it evaluates. Where a split
+    Split None counts as the one that the data set evaluates. Where a split
     has folds, each is a row, then their mean, then the whole. `limit` says that only the first images of the split were
     scored, `chosen_on` on which split the epoch was chosen. Raises InputError as `ranks` does.
     """
@@ -85,7 +94,7 @@ def certain_recalls(galleries: Iterable[Ranked]) -> tuple[str, ...]:
     images = max(len(each.i2t) - 1 for each in galleries)
     captions = max(len(each.t2i) - np.bincount(each.image_of_caption).min() for each in galleries)
     wrong = {"image to text": captions, "text to image": images}
-    return tuple(f"R@{k} {direction}" for direction, most in wrong.items() for k in (1, 5, 10) if most < k)
+    return tuple(f"R@{k} {direction}" for direction, most in wrong.items() for k in RECALLS_AT if most < k)
 
 
 class Ranked(NamedTuple):
@@ -97,7 +106,7 @@ class Ranked(NamedTuple):
 
 
 def ranked_galleries(
-    data,
+    data: DataSetRow,
     scores: np.ndarray | Sequence[np.ndarray],
     image_of_caption: np.ndarray | None = None,
     split: str | None = None,
@@ -141,11 +150,6 @@ ON_TEST = "chosen on test: the epoch with the best figures on test itself, which
 def recall_table(rows: Iterable[Row | tuple[str, Retrieval]]) -> Table:
     """A table of rows: R@1 R@5 R@10 in %, MedR, MeanR of both directions, and RSUM."""
     return _retrieval_table([""], [([row.label], row, _figures(row.result)) for row in (Row(*row) for row in rows)])
-
-
-def format_table(rows: Iterable[Row | tuple[str, Retrieval]]) -> str:
-    """`recall_table` for the terminal."""
-    return text(recall_table(rows))
 
 
 def summary_table(models: Iterable[ModelResult]) -> Table:

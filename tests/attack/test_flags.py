@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import eval as evaluation
-import eval_ensemble as ensemble
+import eval_ensemble
 import train as training
+from lib.commands import ensemble as commands
 from lib.commands.flags import model_config
 from lib.tools import compare
 from tests.attack.refusals import refuses
@@ -113,15 +114,15 @@ def test_evaluation_refuses_flags_before_it_reads_a_checkpoint(argv, words):
     ["1e308 1e308", "0 0", "-1 2", "nan 1", "inf 1", "1e999 1", "1", "1 2 3", "0.0 -0.0"],
 )  # fmt: skip
 def test_weights_without_a_finite_sum_above_0_or_of_another_number_are_refused(weights):
-    args = ensemble.parse_arguments(["a.npy", "b.npy", "--weights", *weights.split()])
-    refuses(lambda: ensemble.check_weights(args.weights, 2), "--weights")
+    args = eval_ensemble.parse(["a.npy", "b.npy", "--weights", *weights.split()])
+    refuses(lambda: commands.check_weights(args.weights, 2), "--weights")
 
 
 def test_the_same_matrix_under_two_names_is_refused(tmp_path):
     (tmp_path / "a.npy").touch()
     (tmp_path / "b.npy").symlink_to(tmp_path / "a.npy")
     for second in ("a.npy", "b.npy", "../" + tmp_path.name + "/a.npy"):
-        refuses(lambda: ensemble.check_distinct([tmp_path / "a.npy", tmp_path / second]), "twice")  # noqa: B023
+        refuses(lambda: commands.check_distinct([tmp_path / "a.npy", tmp_path / second]), "twice")  # noqa: B023
 
 
 @pytest.mark.parametrize("argv", [["--draws", "0"], ["--draws", "nan"], ["--seed", "-1"], ["--seed", str(2**70)]])

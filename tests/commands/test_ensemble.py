@@ -17,7 +17,8 @@ from lib.evaluation.cxc.annotations import read_annotations
 from lib.evaluation.cxc.scores import cxc_recalls
 from lib.evaluation.matrices.stored import load_scores, save_results
 from lib.evaluation.metrics import retrieval_metrics
-from lib.evaluation.report import Row, evaluate_matrix, format_table
+from lib.evaluation.report import Row, evaluate_matrix, recall_table
+from lib.evaluation.tables import text
 from tests.helpers import evaluate
 
 N, C = 20, 100
@@ -54,7 +55,7 @@ def test_the_mean_of_the_matrices_is_evaluated(pair, capsys):
     run(*paths)
     expected = evaluate_matrix(COCO, ((a.astype(np.float64) + b) / 2).astype(np.float32))
     out = capsys.readouterr().out
-    assert format_table(expected) in out
+    assert text(recall_table(expected)) in out
     figures = json.loads((paths[0].parent / "a_ensemble.json").read_text())
     assert figures["results"] == [row.as_dict() for row in expected]
     assert figures["dataset"] == "coco" and figures["split"] == "testall" and figures["weights"] == [0.5, 0.5]
@@ -64,7 +65,7 @@ def test_the_mean_of_the_matrices_is_evaluated(pair, capsys):
 def test_one_matrix_is_evaluated_as_it_is(pair, capsys):
     paths, (a, _) = pair
     run(paths[0], "--dataset", "coco")
-    assert format_table(evaluate_matrix(COCO, a)) in capsys.readouterr().out
+    assert text(recall_table(evaluate_matrix(COCO, a))) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("block", [1, 7, 128])
@@ -101,7 +102,7 @@ def test_folders_of_five_folds_give_the_1k_figures_alone(pair, tmp_path, capsys)
             np.savetxt(folder / f"{fold}sim_best.txt", array[4 * fold : 4 * fold + 4, 20 * fold : 20 * fold + 20])
     run(*folders)
     mean = ((arrays[0].astype(np.float64) + arrays[1]) / 2).astype(np.float32)
-    assert format_table(evaluate_matrix(COCO, mean)[:-1]) in capsys.readouterr().out
+    assert text(recall_table(evaluate_matrix(COCO, mean)[:-1])) in capsys.readouterr().out
     assert json.loads((folders[0] / "ensemble.json").read_text())["results"][-1]["protocol"] == "COCO 4 images mean"
     assert "no 5K matrix" in refused(capsys, *folders, "--save_results", tmp_path / "mean.npy")
     assert "is 20 x 100, but" in refused(capsys, folders[0], pair[0][0])
@@ -120,7 +121,7 @@ def test_uneven_captions_per_image_come_from_the_json_file(tmp_path, capsys):
     save_results(tmp_path / "a.npy", scores, {"dataset": "f30k", "split": "test", "image_of_caption": owners})
     run(tmp_path / "a.npy")
     expected = evaluate_matrix(F30K, scores, np.array(owners))
-    assert format_table(expected) in capsys.readouterr().out
+    assert text(recall_table(expected)) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("split", "label"), [("test", "birds 1K"), ("testall", "birds testall 1K")])
@@ -131,7 +132,7 @@ def test_own_data_with_1000_images_is_labelled_by_its_own_name(tmp_path, capsys,
         save_results(tmp_path / name, scores, info)
     run(tmp_path / "a.npy", tmp_path / "b.npy", "--save_results", tmp_path / "mean.npy")
     output = capsys.readouterr().out
-    assert format_table([Row(label, retrieval_metrics(scores), split)]) in output
+    assert text(recall_table([Row(label, retrieval_metrics(scores), split)])) in output
     assert "Flickr30K" not in output and "COCO" not in output and ", published" not in output
     figures = json.loads((tmp_path / "mean.json").read_text())  # beside the mean, and nowhere else
     assert figures["dataset"] == "birds" and [row["protocol"] for row in figures["results"]] == [label]
@@ -148,7 +149,7 @@ def test_results_of_own_data_keep_its_name_from_eval_to_the_ensemble(sample, run
     run(*saved)
     mean = np.mean([np.load(path) for path in saved], 0, np.float64).astype(np.float32)
     output = capsys.readouterr().out
-    assert format_table([Row("birds 10 images", retrieval_metrics(mean), "test", "dev")]) in output
+    assert text(recall_table([Row("birds 10 images", retrieval_metrics(mean), "test", "dev")])) in output
     listed = [line.split("  ") for line in output.splitlines() if line.startswith("0.500  ")]
     assert listed == [
         ["0.500", str(saved[0]), "ESL-A, region features, BERT, embed_size 256, model_best.pth"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lib.evaluation.ensemble import CANDIDATES, average, candidate_weights, choose_weights, spread
+from lib.evaluation.ensemble import CANDIDATES, average, candidate_weights, choose_weights, deviation
 
 
 def test_the_mean_is_weighted_and_a_single_matrix_stays_as_it_is():
@@ -39,4 +39,4 @@ def test_the_matrix_that_is_right_gets_the_weight_that_the_other_one_s_noise_lea
 
 
 def test_spread_is_the_standard_deviation():
-    assert spread([np.array([[0.0, 2.0]]), np.array([[0.0, 2.0]])]) == 1.0
+    assert deviation([np.array([[0.0, 2.0]]), np.array([[0.0, 2.0]])]) == 1.0

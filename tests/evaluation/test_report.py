@@ -18,7 +18,6 @@ from lib.evaluation.report import (
     correlation_table,
     cxc_table,
     evaluate_matrix,
-    format_table,
     has_published,
     recall_table,
     summary_table,
@@ -115,14 +114,14 @@ def test_rows_become_plain_json():
 
 
 def test_the_table_shows_every_figure_in_aligned_columns():
-    table = format_table([Row("COCO 1K mean", result()), ("COCO 5K", result(299.96))])
+    table = text(recall_table([Row("COCO 1K mean", result()), Row("COCO 5K", result(299.96))]))
     title, header, first, second = table.splitlines()
     assert "image to text" in title and "text to image" in title
     assert header.split() == "R@1 R@5 R@10 MedR MeanR | R@1 R@5 R@10 MedR MeanR | RSUM".split()
     assert first.split() == "COCO 1K mean 12.3 50.0 100.0 3.0 4.6 | 1.0 2.0 3.0 44.0 1234.5 | 300.0".split()
     assert len(header) == len(first) == len(second)
     assert [i for i, c in enumerate(first) if c == "|"] == [i for i, c in enumerate(header) if c == "|"]
-    assert format_table([]).splitlines()[1].split()[0] == "R@1"
+    assert text(recall_table([])).splitlines()[1].split()[0] == "R@1"
 
 
 def test_the_summary_puts_published_figures_below_the_measured_ones_of_the_same_model_and_protocol():
@@ -148,7 +147,7 @@ def test_every_row_names_its_split_and_the_one_that_chose_the_epoch_where_it_is_
     assert body[2].startswith("COCO 5K mine testall - 12.3")
     assert body[-3].startswith("-: the checkpoint does not say on which split its epoch was chosen")
     assert body[-2] == "-: not published" and body[-1].startswith("chosen on test: ")
-    plain = format_table([Row("COCO 5K", result(), "testall", "dev")])
+    plain = text(recall_table([Row("COCO 5K", result(), "testall", "dev")]))
     assert "-:" not in plain and "chosen on test" not in plain
 
 

@@ -28,7 +28,7 @@ CSV_FILES = {"sts": "sts_test.csv", "sis": "sis_test.csv", "sits": "sits_test.cs
 GALLERY_FILES = ("testall_ids.txt", "testall_capids.txt")
 
 
-class Gallery(NamedTuple):
+class GalleryIds(NamedTuple):
     """Ids of the images (N,) and captions (C,) in the order of the matrix, and the row of each caption's image (C,)."""
 
     image_ids: np.ndarray
@@ -99,14 +99,16 @@ def read_annotations(
     return _annotations(gallery, listed, rated)
 
 
-def read_gallery(folder: Path, image_ids: np.ndarray | None = None, caption_ids: np.ndarray | None = None) -> Gallery:
+def read_gallery(
+    folder: Path, image_ids: np.ndarray | None = None, caption_ids: np.ndarray | None = None
+) -> GalleryIds:
     """The gallery of the ids given, or else of those listed in `folder`; InputError when caption ids repeat."""
     image_ids = read_ids(folder / GALLERY_FILES[0]) if image_ids is None else np.asarray(image_ids)
     caption_ids = read_ids(folder / GALLERY_FILES[1]) if caption_ids is None else np.asarray(caption_ids)
     if len(np.unique(caption_ids)) != len(caption_ids):
         raise InputError(f"{folder}: caption ids repeat; expected {len(caption_ids)} distinct ones, one per caption")
     image_ids, image_of_caption = gallery_images(image_ids, len(caption_ids))
-    return Gallery(image_ids, caption_ids, image_of_caption)
+    return GalleryIds(image_ids, caption_ids, image_of_caption)
 
 
 def gallery_images(image_ids: np.ndarray, n_captions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +169,7 @@ def _listed(content: dict[str, list]) -> Listed:
     return Listed(query, item, np.array([rating for _, rating in pairs], np.float64), keys)
 
 
-def listed_in_csvs(rated: dict[str, Rated], gallery: Gallery) -> tuple[Listed, ...]:
+def listed_in_csvs(rated: dict[str, Rated], gallery: GalleryIds) -> tuple[Listed, ...]:
     """The same from CSV files: each caption with its own image, the other SITS pairs that are rated as positive, and
     all SIS and STS pairs, from both ends.
 
@@ -193,7 +195,7 @@ def _both_ways(pairs: Rated, keys: np.ndarray) -> Listed:
     return Listed(query, item, np.repeat(pairs.rating, 2), keys)
 
 
-def _annotations(gallery: Gallery, listed: tuple[Listed, ...], rated: dict[str, Rated]) -> Annotations:
+def _annotations(gallery: GalleryIds, listed: tuple[Listed, ...], rated: dict[str, Rated]) -> Annotations:
     """Which queries count: I2T and T2I all that a file names; I2I those with a positive image anywhere, in the gallery
     or not; T2T those with a positive caption or a co-caption. With positives outside the gallery alone they are misses.
     """

@@ -14,7 +14,7 @@ import numpy as np
 
 from lib.core.errors import InputError
 from lib.evaluation.cxc.annotations import Annotations, Positives, Rows, read_annotations
-from lib.evaluation.metrics import check_matrix, count_at_least
+from lib.evaluation.metrics import RECALLS_AT, check_matrix, count_at_least
 
 __all__ = ["Annotations", "Correlation", "TaskRecalls", "cxc_correlations", "cxc_recalls", "read_annotations"]
 
@@ -117,7 +117,7 @@ def _best_positive(scores: np.ndarray, query: np.ndarray, n_queries: int) -> tup
 
 
 def _recalls(ranks: np.ndarray) -> TaskRecalls:
-    r1, r5, r10 = (100.0 * int(np.count_nonzero(ranks < k)) / len(ranks) for k in (1, 5, 10))
+    r1, r5, r10 = (100.0 * int(np.count_nonzero(ranks < k)) / len(ranks) for k in RECALLS_AT)
     return TaskRecalls(r1, r5, r10, len(ranks))
 
 

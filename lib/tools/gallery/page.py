@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from lib.evaluation.metrics import RECALLS_AT
 from lib.evaluation.queries import DIRECTIONS, Answers, Items
 from lib.tools.gallery.selection import Section
 
@@ -108,11 +109,10 @@ def shown_images(gallery: Gallery) -> list[int]:
 
 def _figures(gallery: Gallery) -> str:
     """Recalls of every model in both directions."""
-    cuts = (1, 5, 10)
-    head = "".join(f"<th>{direction} R@{k}</th>" for direction in DIRECTIONS for k in cuts)
+    head = "".join(f"<th>{direction} R@{k}</th>" for direction in DIRECTIONS for k in RECALLS_AT)
     rows = []
     for model in gallery.models:
-        ranks = [(answers.rank < k).mean() * 100 for answers in model.answers.values() for k in cuts]
+        ranks = [(answers.rank < k).mean() * 100 for answers in model.answers.values() for k in RECALLS_AT]
         rows.append(f"<tr><td>{escape(model.name)}</td>{''.join(f'<td>{value:.1f}</td>' for value in ranks)}</tr>")
     return f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 

@@ -12,7 +12,7 @@ from lib.evaluation.cxc.annotations import (
     CSV_FILES,
     GALLERY_FILES,
     JSON_FILES,
-    Gallery,
+    GalleryIds,
     Listed,
     listed_in_csvs,
     read_csvs,
@@ -44,7 +44,7 @@ def prepare_cxc(csv_folder: Path, target: Target) -> None:
         print(f"{task}: {sum(map(len, lists.values())):,} pairs of {len(lists):,} queries")
 
 
-def find_gallery(data_path: Path) -> Gallery:
+def find_gallery(data_path: Path) -> GalleryIds:
     """The gallery of COCO `testall`, from `precomp/`, from `cxc_annots/`, or else the ids in the package eccv-caption.
 
     Raises InputError where `precomp/testall_ids.txt` lists other images than the package, or in another order.
@@ -61,7 +61,7 @@ def find_gallery(data_path: Path) -> Gallery:
     return read_eccv([], ids[np.flatnonzero(np.diff(ids, prepend=-1))]).gallery
 
 
-def check_gallery(gallery: Gallery, sits: Path) -> None:
+def check_gallery(gallery: GalleryIds, sits: Path) -> None:
     """Raises InputError when CxC knows a caption of ours as that of another image, and when it knows none of them."""
     image_ids = gallery.image_ids[gallery.image_of_caption].tolist()  # C
     image_of = dict(zip(gallery.caption_ids.tolist(), image_ids, strict=True))
