@@ -23,7 +23,6 @@ FREE = {
 }  # fmt: skip
 # Settings without which an RSUM can't be compared with an earlier one.
 JUDGED_ON = ("data_name", "data_path", "val_split")
-TOTALS = ("done", "pairs", "loss")  # of the epoch, as EpochLog takes and gives them
 OWN = {"lr", "base_lr", "weight_decay"}  # entries of an optimizer's groups that may differ
 HOW = {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}  # as torch computes it
 
