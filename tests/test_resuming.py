@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 import re
@@ -14,17 +13,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import lib.commands.train as job
 import train as script
 from lib.checkpoint import read_checkpoint
-from lib.checkpoint.digests import sealed
 from lib.datasets.loaders import EpochSampler
 from lib.training.engine import Trainer
 from lib.training.lock import locked
 from tests import killing
-from tests.helpers import content, error_line, run_differences, train, train_arguments
+from tests.helpers import error_line, run_differences, train, train_arguments
 from tests.processes import in_a_process
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -209,26 +206,3 @@ def test_another_batch_size_goes_on_with_the_captions_that_are_left(sample, tmp_
     train(sample, tmp_path / "run", *flags)
     order = [pair for batch in batches(EpochSampler(120, 24, 0)) for pair in batch]
     assert [pair for batch in seen for pair in batch] == order[48:]
-
-
-DAMAGE = {
-    "no steps": lambda position: position.pop("done"),
-    "steps that are no number": lambda position: position.update(done="many"),
-    "less than no steps": lambda position: position.update(done=-3),
-    "no loss": lambda position: position.update(loss=None),
-    "no random states": lambda position: position.update(random={}),
-    "a random state that is none": lambda position: position["random"][0].update(torch=5),
-}
-
-
-def test_a_damaged_position_is_one_line(sample, tmp_path, monkeypatch, capsys):
-    file = interrupted(sample, tmp_path / "run", monkeypatch, 2)
-    (tmp_path / "run" / "checkpoint_previous.pth").unlink(missing_ok=True)
-    whole = content(file)
-    for what, change in DAMAGE.items():
-        altered = copy.deepcopy(whole)
-        change(altered["position"])
-        torch.save(sealed(altered), file)
-        arguments = train_arguments(sample, tmp_path / "run", "--similarity", "vse_infty", "--resume", "auto")
-        message = error_line(script.main, arguments, capsys)
-        assert message.startswith(f"{file}: ") and "position within the epoch is damaged" in message, what

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from lib.datasets.loaders import Loader, TrainBatch
 from lib.distributed.launch import rank
 from lib.distributed.runner import Runner, seed_devices
 from lib.training.optim import learning_rates, set_learning_rates, step_if
-from lib.training.progress import EpochLog, Step
+from lib.training.progress import Step, timed
 from lib.training.randomness import random_state, set_random_state
 from lib.training.schedule import Phase, Schedule
 
@@ -44,29 +45,25 @@ class Trainer:
     seed: int = 0
     skipped: int = 0  # steps in a row, up to now
 
-    def train_epoch(
-        self, loader: Loader, epoch: int, step: int, log: EpochLog, after_step: Callable[[int], None]
-    ) -> int:
-        """Train on every batch of the loader once, those that `log` has seen left out; return the global step reached.
+    def steps(self, loader: Loader, epoch: int, number: int = 0, done: int = 0) -> Iterator[Step]:
+        """Train on the batches of an epoch, one update a turn, without its first `done` batches.
 
-        `after_step(step)` is called after each step but the last. Raises InputError when MOST_SKIPPED steps in a row
-        gave no finite loss or gradient.
+        `number` is the global number of the last step before.
         """
         self.runner.model.train()
-        if not log.done:  # else the epoch goes on with the random states that it had
+        if not done:  # else the epoch goes on with the random states that it had
             self.seed_epoch(epoch)
-        loader.batch_sampler.set_epoch(epoch, log.done)
+        loader.batch_sampler.set_epoch(epoch, done)
         steps = len(loader.batch_sampler)
         self.runner.model.image_encoder.fix_blocks(self.schedule.at(epoch, 0, steps).fixed_blocks)
-        for index, batch in enumerate(log.timed(loader), log.done):
+        mean = getattr(self.criterion, "mean", False)
+        for index, (batch, waited) in enumerate(timed(loader), done):
+            began = time.perf_counter()
             loss, norm = self.step(batch, self.schedule.at(epoch, index, steps))
-            step += 1
-            loss = loss * len(batch.indices) if getattr(self.criterion, "mean", False) else loss
-            for done in log.step(step, loader.batch_sampler.batch(index), loss, norm, learning_rates(self.optimizer)):
-                self._watch(done)
-            if index + 1 < steps:
-                after_step(step)
-        return step
+            loss = loss * len(batch.indices) if mean else loss
+            number += 1
+            captions, rates = loader.batch_sampler.batch(index), learning_rates(self.optimizer)
+            yield Step(number, index + 1, captions, loss, norm, rates, mean, waited, began)
 
     def step(self, batch: TrainBatch, phase: Phase) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns the loss (of the whole batch, before its scale) and the norm before clipping.
@@ -103,20 +100,24 @@ class Trainer:
         encoded_images.backward()
         return loss
 
-    def _watch(self, done: Step) -> None:
-        if math.isfinite(done.loss) and math.isfinite(done.norm):
-            self.skipped = 0
-            return
-        self.skipped += 1
-        found = f"the loss is {done.loss}, the gradient norm {done.norm}"
-        captions = listed(done.captions.tolist(), 8)
-        logger.warning("warning: step %d was skipped: %s (rows of its captions: %s)", done.number, found, captions)
-        if self.skipped == MOST_SKIPPED:
-            raise InputError(
-                f"{MOST_SKIPPED} steps in a row were skipped, the last one step {done.number}: {found}; look at "
-                "these captions and their images, or lower --learning_rate or --grad_clip; the checkpoints written so "
-                "far are kept"
+    def watch(self, steps: list[Step]) -> None:
+        """Warn of steps that were skipped; InputError after MOST_SKIPPED in a row."""
+        for step in steps:
+            if math.isfinite(step.loss) and math.isfinite(step.norm):
+                self.skipped = 0
+                continue
+            self.skipped += 1
+            figures = f"the loss is {step.loss}, the gradient norm {step.norm}"
+            captions = listed(step.captions.tolist(), 8)
+            logger.warning(
+                "warning: step %d was skipped: %s (rows of its captions: %s)", step.number, figures, captions
             )
+            if self.skipped == MOST_SKIPPED:
+                raise InputError(
+                    f"{MOST_SKIPPED} steps in a row were skipped, the last one step {step.number}: {figures}; look at "
+                    "these captions and their images, or lower --learning_rate or --grad_clip; the checkpoints written "
+                    "so far are kept"
+                )
 
     def seed_epoch(self, epoch: int, done: int = 0) -> None:
         """Seed torch's own draws (dropout, dropped cells) of an epoch, so that a resumed run repeats them.

@@ -15,11 +15,11 @@ from lib.evaluation.tables import text
 from lib.training.engine import Trainer
 from lib.training.progress import EpochLog
 from lib.training.randomness import set_random_states
-from lib.training.resuming import TOTALS
 from lib.training.run import Run
 from lib.training.stopping import Stopped
 
 logger = logging.getLogger("esl")
+BEST_SO_FAR = "   best so far"
 
 
 def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retrieval]) -> None:
@@ -30,73 +30,62 @@ def fit(trainer: Trainer, loader: Loader, run: Run, validate: Callable[[], Retri
     never), and when a signal stops the run, the state within the epoch is saved. Raises Stopped then, and InputError
     when the last state could not be saved.
     """
-    names = "val_split", "val_step", "save_step", "num_epochs", "log_step"
-    split, val_step, save_step, num_epochs, log_step = (run.settings[name] for name in names)
-    heading, steps = f"{run.settings['data_name']} {split}", len(loader.batch_sampler)
-    within = validation_steps(steps, run.settings.get("validations", 1))[:-1]  # of an epoch, before its end
-
-    def validated(step: int) -> Retrieval:
-        result = validate()
-        for direction in ("i2t", "t2i"):
-            run.tracker.scalars(step, f"{split}/{direction}_", **getattr(result, direction).as_dict())
-        run.tracker.scalars(step, f"{split}/", rsum=result.rsum)
-        run.tracker.line(step, epoch=epoch, split=split, rsum=result.rsum, i2t=result.i2t, t2i=result.t2i)
-        return result
-
-    def improves(result: Retrieval, step: int) -> bool:
-        improved = result.rsum > run.best_rsum
-        if improved:
-            run.best_rsum, run.best_step = result.rsum, step
-        return improved
-
-    def after_step(step: int) -> None:
-        run.step = step
-        if step - start in within:  # no signal cuts it short, or the resumed run would miss it
-            result = validated(step)
-            improved = improves(result, step)
-            if improved:
-                run.save_within(trainer, log, improved)
-            logger.info("step %d  %s RSUM %.1f%s", step, split, result.rsum, "   best so far" if improved else "")
-        elif val_step and step % val_step == 0:
-            with run.stop.waiting(False):
-                logger.info("step %d  %s RSUM %.1f", step, split, validated(step).rsum)
-        if save_step and step % save_step == 0:
-            run.save_within(trainer, log)
-        run.stop.check()
-
-    between, header = 0.0, True  # seconds that an epoch spends beside its steps; whether the table's head is to come
-    if run.epoch >= num_epochs:
-        logger.info("nothing to train: the checkpoint has %d epochs and --num_epochs is %d", run.epoch, num_epochs)
-    for epoch in range(run.epoch, num_epochs):
+    settings, first, steps = run.settings, run.epoch, len(loader.batch_sampler)
+    split, val_step, save_step, num_epochs = (
+        settings[name] for name in ("val_split", "val_step", "save_step", "num_epochs")
+    )
+    within = validation_steps(steps, settings.get("validations", 1))[:-1]  # of an epoch, before its end
+    between = 0.0  # seconds that an epoch spends beside its steps
+    if first >= num_epochs:
+        logger.info("nothing to train: the checkpoint has %d epochs and --num_epochs is %d", first, num_epochs)
+    for epoch in range(first, num_epochs):
         began = time.perf_counter()
-        totals = {name: run.position[name] for name in TOTALS} if run.position else {}
         if run.position:
             _set_random_states(run, trainer)
-        mean = getattr(trainer.criterion, "mean", False)
-        log = EpochLog(run.tracker, epoch, steps, log_step, num_epochs, between, mean, **totals)
-        start = run.step - log.done
+        log = EpochLog(run.tracker, epoch, steps, settings["log_step"], num_epochs, between, run.position)
         with run.stop.waiting():
             try:
                 with log:
-                    run.step = trainer.train_epoch(loader, epoch, run.step, log, after_step)
+                    for step in trainer.steps(loader, epoch, run.step, log.done):
+                        trainer.watch(log.add(step))
+                        run.step = step.number
+                        if step.done == steps:
+                            continue  # validated and saved below
+                        if step.done in within:  # no signal cuts it short, or the resumed run would miss it
+                            result = run.track(validate())
+                            improved = run.improves(result)
+                            if improved:
+                                run.save_within(trainer, log, improved)
+                            logger.info("step %d  %s RSUM %.1f%s", run.step, split, result.rsum, BEST_SO_FAR * improved)
+                        elif val_step and run.step % val_step == 0:
+                            with run.stop.waiting(False):
+                                logger.info("step %d  %s RSUM %.1f", run.step, split, run.track(validate()).rsum)
+                        if save_step and run.step % save_step == 0:
+                            run.save_within(trainer, log)
+                        run.stop.check()
                 run.stop.check()
                 with run.stop.waiting(False):
-                    result = validated(run.step)
+                    result = run.track(validate())
             except Stopped:
                 run.save_within(trainer, log)
                 raise
-            improved = improves(result, run.step)
+            improved = run.improves(result)
             run.epoch, run.position = epoch + 1, {}
             run.save(trainer, improved)
             seconds = time.perf_counter() - began
-            between, best = seconds - log.data_time - log.step_time, "   best so far" if improved else ""
-            label = f"epoch {epoch:<{len(str(num_epochs - 1))}}"
-            *head, line = text(recall_table([(label, result)])._replace(words=[heading]), width=6).splitlines()
-            for said in (*(head if header else ()), f"{line}   {seconds:.0f} s{best}"):
-                logger.info(said)
-            header = False
+            between = seconds - log.data_time - log.step_time
+            *head, row = _table(run, epoch, result)
+            for line in (*(head if epoch == first else ()), f"{row}   {seconds:.0f} s{BEST_SO_FAR * improved}"):
+                logger.info(line)
     if run.failure:
         raise InputError(run.failure)
+
+
+def _table(run: Run, epoch: int, result: Retrieval) -> list[str]:
+    """The recalls of an epoch under their heading, as lines."""
+    label = f"epoch {epoch:<{len(str(run.settings['num_epochs'] - 1))}}"
+    heading = f"{run.settings['data_name']} {run.settings['val_split']}"
+    return text(recall_table([(label, result)])._replace(words=[heading]), width=6).splitlines()
 
 
 def validation_steps(steps: int, validations: int) -> list[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 import time
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,40 +19,57 @@ from lib.distributed.launch import is_main
 from lib.training.tracking import Tracker, logger
 
 
-class Step(NamedTuple):
-    """A finished step: its global number, the places of its captions, loss over all pairs, gradient norm, learning
-    rates, and the seconds until its batch was there and until it was done."""
+@dataclasses.dataclass
+class Step:
+    """An update of the weights; loss and norm are tensors until an EpochLog has read them.
+
+    `number` counts over the whole run, `done` within the epoch, both from 1. `captions` are the places of the whole
+    batch's captions, `loss` is the sum over its pairs. `mean`: the gradient is that of the mean over pairs.
+    """
 
     number: int
+    done: int
     captions: np.ndarray
-    loss: float
-    norm: float
+    loss: Tensor | float
+    norm: Tensor | float
     rates: dict[str, float]
-    data_time: float
-    step_time: float
+    mean: bool
+    data_time: float  # seconds until the batch was there
+    began: float
+    step_time: float = 0.0  # seconds from then on
+
+
+def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
+    """Every batch with the seconds that were spent waiting for it."""
+    source = iter(batches)
+    while True:
+        asked = time.perf_counter()
+        batch = next(source, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - asked
 
 
 class EpochLog:
     """The steps of an epoch as they are seen: timed, in a bar, in TensorBoard, and as a console line now and then.
 
     What a GPU computes is read with each console line alone, since reading waits for it; the bar shows the last read.
-    `num_epochs` is where the run ends, `between` the seconds from an epoch's last step to the next one's first; `mean`
-    says that the loss is a mean over pairs, and so is its gradient. `done`, `pairs` and `loss` are the `totals` of an
-    epoch that goes on.
+    `num_epochs` is where the run ends, `between` the seconds from an epoch's last step to the next one's first.
+    `position` holds the `totals` of an epoch that goes on.
     """
 
     def __init__(
         self, tracker: Tracker, epoch: int, steps: int, log_step: int = 200, num_epochs: int | None = None,
-        between: float = 0.0, mean: bool = False, done: int = 0, pairs: int = 0, loss: float = 0.0,
+        between: float = 0.0, position: Mapping[str, Any] = MappingProxyType({}),
     ):  # fmt: skip
         self.tracker, self.epoch, self.steps, self.log_step = tracker, epoch, steps, log_step
         self.epochs = 1 if num_epochs is None else num_epochs - epoch  # this one included
-        self.between, self.mean_loss = between, mean
-        self.first = self.done = min(done, steps)
-        self.unread: list[Step] = []  # loss and norm still tensors
-        self.read: list[Step] = []  # since the last call of `step`
+        self.between = between
+        self.first = self.done = min(position.get("done", 0), steps)
+        self.pairs, self.loss = position.get("pairs", 0), position.get("loss", 0.0)
+        self.unread: list[Step] = []
+        self.read: list[Step] = []  # since the last call of `add`
         self.shown: dict[str, str] = {}  # in the bar, of the last step read
-        self.pairs, self.loss = pairs, loss
         self.data_time = self.step_time = 0.0  # totals since `first`
         kind = {"unit": "step", "disable": None if is_main() else True, "leave": False}
         self.bar = tqdm(total=steps, initial=self.done, desc=f"epoch {epoch}", **kind)
@@ -66,39 +85,21 @@ class EpochLog:
     def __exit__(self, *_) -> None:
         self.bar.close()
 
-    def timed(self, batches: Iterable) -> Iterator:
-        """The batches; what passes until one is there is data time, what passes until `step` is called step time."""
-        source = iter(batches)
-        while True:
-            asked = time.perf_counter()
-            batch = next(source, None)
-            if batch is None:
-                return
-            self.started = time.perf_counter()
-            self.waited = self.started - asked
-            yield batch
-
-    def step(
-        self, number: int, captions: np.ndarray, loss: Tensor, norm: Tensor, rates: dict[str, float]
-    ) -> list[Step]:
-        """Note a finished step: its global number, the places of its captions, loss over all pairs, norm, and the
-        learning rate of each group of parameters, of which the first stands in the console's lines.
-
-        Returns the steps whose loss and norm have been read since the last call.
-        """
-        self.done += 1
+    def add(self, step: Step) -> list[Step]:
+        """Note a step; returns those whose loss and norm have been read since the last call."""
+        self.done = step.done
         line = self.done % self.log_step == 0 or self.done == self.steps
-        took = time.perf_counter() - self.started
-        self.unread.append(Step(number, captions, loss, norm, rates, self.waited, took))
-        if line or loss.device.type == "cpu":
+        step.step_time = time.perf_counter() - step.began
+        self.unread.append(step)
+        if line or step.loss.device.type == "cpu":
             self._read()
-        self.data_time += self.waited
-        self.step_time += time.perf_counter() - self.started
+        self.data_time += step.data_time
+        self.step_time += time.perf_counter() - step.began
         self.bar.set_postfix({**self.shown, "run ends in": self.left}, refresh=False)
         self.bar.update()
         read, self.read = self.read, []
         if line:
-            self._line(read[-1])
+            self._line(step)
         return read
 
     @property
@@ -115,7 +116,7 @@ class EpochLog:
     def _line(self, last: Step) -> None:
         data, work = self.times
         rate = next(iter(last.rates.values()))
-        gradient = last.norm if self.mean_loss else last.norm / len(last.captions)
+        gradient = last.norm if last.mean else last.norm / len(last.captions)
         logger.info(
             f"epoch {self.epoch} step {self.done}/{self.steps}  loss {self.last:.4f} (mean {self.mean:.4f})  "
             f"gradient {gradient:.4f} per pair  lr {rate:.1e}  data {data:.3f} s  step {work:.3f} s  "
@@ -128,10 +129,10 @@ class EpochLog:
     def _read(self) -> None:
         if self.unread:
             values = torch.stack([torch.stack((step.loss, step.norm)) for step in self.unread]).tolist()
-            read = [step._replace(loss=loss, norm=norm) for step, (loss, norm) in zip(self.unread, values, strict=True)]
-            self.unread, self.read = [], self.read + read
-            for step in read:
+            for step, (loss, norm) in zip(self.unread, values, strict=True):
+                step.loss, step.norm = loss, norm
                 self._show(step)
+            self.unread, self.read = [], self.read + self.unread
 
     def _show(self, step: Step) -> None:
         pairs = len(step.captions)

@@ -22,10 +22,7 @@ def random_states(devices: list[torch.device]) -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any], devices: list[torch.device]) -> None:
-    """Go back to what `random_states` returned; a GPU that was not there keeps its state.
-
-    Raises ValueError, TypeError, KeyError, OverflowError or RuntimeError for anything else.
-    """
+    """Go back to what `random_states` returned; a GPU that was not there keeps its state."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, place, *rest = states["numpy"]

@@ -17,6 +17,7 @@ from lib.checkpoint.native import written
 from lib.core.errors import InputError
 from lib.distributed.launch import is_main
 from lib.distributed.messages import gather_objects
+from lib.evaluation.metrics import Retrieval
 from lib.files.writing import remove_leftovers
 from lib.training.engine import Trainer
 from lib.training.lock import locked
@@ -35,7 +36,7 @@ STATE = ("epoch", "step", "best_rsum", "best_step", "position")  # of a run, as 
 class Run:
     """A run on disk: where it writes, its command-line values, how far it is, the best RSUM on its validation split.
 
-    `position` is {} between epochs and what `EpochLog.totals` says within one, with the random states of every process.
+    `position` is {} between epochs. Within one it holds `EpochLog.totals` and the random states of every process.
     """
 
     folder: Path
@@ -60,6 +61,23 @@ class Run:
             self.held.enter_context(locked(self.folder))
             self.locked = True
             remove_leftovers(self.folder)
+
+    def track(self, result: Retrieval) -> Retrieval:
+        """Write the recalls of a validation to the tracker, and return them."""
+        split = self.settings["val_split"]
+        for direction in ("i2t", "t2i"):
+            self.tracker.scalars(self.step, f"{split}/{direction}_", **getattr(result, direction).as_dict())
+        self.tracker.scalars(self.step, f"{split}/", rsum=result.rsum)
+        recalls = {"rsum": result.rsum, "i2t": result.i2t, "t2i": result.t2i}
+        self.tracker.line(self.step, epoch=self.epoch, split=split, **recalls)
+        return result
+
+    def improves(self, result: Retrieval) -> bool:
+        """Keep the RSUM of a validation if it is the best so far; True if it is."""
+        improved = result.rsum > self.best_rsum
+        if improved:
+            self.best_rsum, self.best_step = result.rsum, self.step
+        return improved
 
     def save(self, trainer: Trainer, improved: bool = False) -> None:
         """Write the latest state, and the best model where it `improved` or could not be written before.

@@ -646,16 +646,15 @@ def test_a_disk_that_stays_full_leaves_the_earlier_checkpoint_and_ends_the_run_w
 
 
 def test_a_crash_in_the_middle_of_an_epoch_leaves_a_checkpoint_to_go_on_from(sample, esl_a, tmp_path, monkeypatch):
-    train_epoch = Trainer.train_epoch
+    steps = Trainer.steps
 
-    def crash(trainer, loader, epoch, step, log, after_step):
-        def stop(step: int) -> None:
-            if step == STEPS + 2:
+    def crash(*arguments):
+        for step in steps(*arguments):
+            if step.number == STEPS + 2:
                 raise ZeroDivisionError
+            yield step
 
-        return train_epoch(trainer, loader, epoch, step, log, stop)
-
-    monkeypatch.setattr(Trainer, "train_epoch", crash)
+    monkeypatch.setattr(Trainer, "steps", crash)
     with pytest.raises(ZeroDivisionError):
         train(sample, tmp_path / "run")
     monkeypatch.undo()

@@ -347,20 +347,23 @@ def epoch_parts(sample) -> tuple[Trainer, object]:
     return trainer_of(model, optimizer), train_loader(inputs, 24, seed=0)
 
 
-def train_epoch(trainer, loader, epoch: int = 0, step: int = 0, tracker=None, log_step: int = 200, after=None) -> int:
+def train_epoch(trainer, loader, epoch: int = 0, number: int = 0, tracker=None, log_step: int = 200):
+    """Train an epoch with its log; yields the number of each step."""
     with EpochLog(tracker or Tracker(None), epoch, len(loader.batch_sampler), log_step) as log:
-        return trainer.train_epoch(loader, epoch, step, log, after or (lambda _: None))
+        for step in trainer.steps(loader, epoch, number):
+            trainer.watch(log.add(step))
+            yield step.number
 
 
 def test_an_epoch_counts_its_steps_reports_each_and_logs_every_log_step(epoch_parts, tmp_path, monkeypatch):
-    tracker, seen, lines = Tracker(tmp_path), [], []
+    tracker, lines = Tracker(tmp_path), []
     monkeypatch.setattr(tracking.logger, "info", lines.append)
-    step = train_epoch(*epoch_parts, 0, 100, tracker, 2, seen.append)
+    numbers = list(train_epoch(*epoch_parts, 0, 100, tracker, 2))
     tracker.close()
-    assert step == 105 and seen == [101, 102, 103, 104]  # after the last one the caller validates
+    assert numbers == [101, 102, 103, 104, 105]
     assert [line.split()[3] for line in lines] == ["2/5", "4/5", "5/5"]
     events = scalars(tmp_path)
-    assert [s for s, _ in events["train/loss"]] == [*seen, 105]
+    assert [s for s, _ in events["train/loss"]] == numbers
     for (_, loss), (_, per_pair) in zip(events["train/loss"], events["train/loss_per_pair"], strict=True):
         assert per_pair == pytest.approx(loss / 24, rel=1e-6)
 
@@ -368,9 +371,7 @@ def test_an_epoch_counts_its_steps_reports_each_and_logs_every_log_step(epoch_pa
 def test_an_epoch_trains_in_training_mode_whatever_happened_before(epoch_parts):
     trainer, loader = epoch_parts
     trainer.runner.model.eval()
-    seen = []
-    train_epoch(trainer, loader, after=lambda _: seen.append(trainer.runner.model.training))
-    assert seen == [True] * 4
+    assert [trainer.runner.model.training for _ in train_epoch(trainer, loader)] == [True] * 5
 
 
 @pytest.mark.parametrize(
@@ -384,7 +385,7 @@ def test_the_phase_of_every_step_and_the_fixed_blocks_of_every_epoch_are_the_sch
     seen, fixed = [], []
     monkeypatch.setattr(trainer, "step", lambda batch, phase: seen.append(phase) or torch.ones(2))
     monkeypatch.setattr(trainer.runner.model.image_encoder, "fix_blocks", fixed.append)
-    train_epoch(trainer, loader, epoch)
+    list(train_epoch(trainer, loader, epoch))
     assert [phase.loss_scale for phase in seen] == pytest.approx(scales) and fixed == [blocks]
     assert seen == [trainer.schedule.at(epoch, step, 5) for step in range(5)]
 
@@ -394,7 +395,7 @@ def test_each_epoch_shuffles_anew_and_repeats_its_own_order(epoch_parts, monkeyp
     monkeypatch.setattr(Trainer, "step", lambda _, batch, phase: order.extend(batch.indices.tolist()) or torch.ones(2))
     for name, epoch in (("first", 0), ("second", 1), ("again", 0)):
         order = seen[name] = []
-        train_epoch(*epoch_parts, epoch)
+        list(train_epoch(*epoch_parts, epoch))
     assert sorted(seen["first"]) == sorted(seen["second"]) == list(range(120))
     assert seen["first"] == seen["again"] != seen["second"]
 
@@ -438,7 +439,7 @@ def test_three_steps_in_a_row_without_a_finite_loss_or_gradient_stop_the_epoch(e
     step_results(monkeypatch, losses, norms)
     found = f"the loss is {losses[-1]}, the gradient norm {norms[-1]}"
     with pytest.raises(InputError, match=f"3 steps in a row were skipped, the last one step 4: {found}"):
-        train_epoch(*epoch_parts, 3)
+        list(train_epoch(*epoch_parts, 3))
 
 
 def test_a_skipped_step_is_told_with_its_captions_and_the_epoch_goes_on(epoch_parts, monkeypatch):
@@ -448,7 +449,7 @@ def test_a_skipped_step_is_told_with_its_captions_and_the_epoch_goes_on(epoch_pa
     monkeypatch.setattr(engine.logger, "warning", lambda text, *values: warnings.append(text % values))
     loader.batch_sampler.set_epoch(3)
     first = ", ".join(str(index) for _, index in next(iter(loader.batch_sampler))[:8])
-    train_epoch(*epoch_parts, 3)
+    list(train_epoch(*epoch_parts, 3))
     assert len(warnings) == 4
     assert (
         f"step 1 was skipped: the loss is nan, the gradient norm 1.0 (rows of its captions: {first}, …)" in warnings[0]

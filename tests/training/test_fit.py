@@ -13,6 +13,7 @@ from lib.evaluation.metrics import Recalls, Retrieval
 from lib.training import fit as module
 from lib.training.engine import Trainer
 from lib.training.fit import fit, validation_steps
+from lib.training.progress import EpochLog
 from tests.training.small_runs import STEPS, run_in, trainer_of
 
 LOADER = SimpleNamespace(batch_sampler=range(STEPS))
@@ -23,14 +24,14 @@ def played(monkeypatch) -> Trainer:
     """A trainer whose epoch e writes e into a weight instead of training."""
     trainer = trainer_of()
 
-    def train_epoch(loader, epoch, step, log, after_step):
+    def steps(loader, epoch, number, done):
         with torch.no_grad():
             trainer.runner.model.text_encoder.linear.bias.fill_(epoch)
-        for index in range(STEPS - 1):
-            after_step(step + index + 1)
-        return step + STEPS
+        for step in range(1, STEPS + 1):
+            yield SimpleNamespace(number=number + step, done=step)
 
-    monkeypatch.setattr(trainer, "train_epoch", train_epoch)
+    monkeypatch.setattr(trainer, "steps", steps)
+    monkeypatch.setattr(EpochLog, "add", lambda log, step: [])
     return trainer
 
 

@@ -54,10 +54,11 @@ def test_the_checkpoint_before_the_latest_is_kept(tmp_path, trainer):
 
 def test_a_save_within_an_epoch_holds_its_totals_and_random_states(tmp_path, trainer):
     run = Run(tmp_path, {})
-    with EpochLog(Tracker(None), 0, 5, done=3, pairs=24, loss=1.5) as log:
+    totals = {"done": 3, "pairs": 24, "loss": 1.5}
+    with EpochLog(Tracker(None), 0, 5, position=totals) as log:
         run.save_within(trainer, log)
     position = read_checkpoint(tmp_path / "checkpoint.pth").position
-    assert {name: position[name] for name in ("done", "pairs", "loss")} == {"done": 3, "pairs": 24, "loss": 1.5}
+    assert {name: position[name] for name in totals} == totals
     assert torch.equal(position["random"][0]["torch"], torch.get_rng_state())
     assert not (tmp_path / "model_best.pth").exists()
 

@@ -16,7 +16,7 @@ import torch
 
 from lib.training import progress, tracking
 from lib.training.console import close_console, setup_console
-from lib.training.progress import EpochLog
+from lib.training.progress import EpochLog, Step, timed
 from lib.training.tracking import Tracker
 from tests.helpers import scalars
 
@@ -161,6 +161,21 @@ def clock(monkeypatch):
     return clock
 
 
+RATES = {"head": 5e-4, "text": 5e-5}
+
+
+def play(log: EpochLog, batches, losses, pairs=(4, 4, 4), works=(0, 0, 0), clock=None, mean=False) -> None:
+    """Give a log the steps of an epoch, from number 101 on, each after some seconds of work."""
+    for index, (_, waited) in enumerate(timed(batches)):
+        began = progress.time.perf_counter()
+        if clock:
+            clock.go(works[index])
+        loss, norm = torch.tensor(losses[index]), torch.tensor(0.5)
+        log.add(Step(101 + index, log.done + 1, np.arange(pairs[index]), loss, norm, RATES, mean, waited, began))
+        if clock:
+            clock.go(7.0)  # a validation between steps is neither
+
+
 def epoch_of(clock, waits, works, pairs, losses, log_step, monkeypatch):
     """Events and console lines of an epoch whose batches take `waits` to come and `works` to train on."""
 
@@ -172,16 +187,7 @@ def epoch_of(clock, waits, works, pairs, losses, log_step, monkeypatch):
     tracker, lines = Recorder(), []
     monkeypatch.setattr(tracking.logger, "info", lines.append)
     with EpochLog(tracker, 4, len(waits), log_step) as log:
-        for index, _ in enumerate(log.timed(batches())):
-            clock.go(works[index])
-            log.step(
-                101 + index,
-                np.arange(pairs[index]),
-                torch.tensor(losses[index]),
-                torch.tensor(0.5),
-                {"head": 5e-4, "text": 5e-5},
-            )
-            clock.go(7.0)  # a validation between steps is neither
+        play(log, batches(), losses, pairs, works, clock)
     return tracker.seen, lines
 
 
@@ -195,17 +201,14 @@ def test_a_step_is_tracked_with_its_loss_rate_gradient_and_times(clock, monkeypa
 
 def test_every_log_line_of_an_epoch_is_a_line_of_json_with_the_rate_of_every_group(clock, monkeypatch, tmp_path):
     monkeypatch.setattr(tracking.logger, "info", lambda *_: None)
-    rates = {"head": 5e-4, "text": 5e-5}
     with EpochLog(Tracker(None, tmp_path / "m"), 4, 3, log_step=2) as log:
-        for index, _ in enumerate(log.timed("abc")):
-            clock.go(3.0)
-            log.step(101 + index, np.arange(4), torch.tensor(8.0 - index), torch.tensor(0.5), rates)
+        play(log, "abc", [8.0, 7.0, 6.0], works=[3.0] * 3, clock=clock)
     lines = [json.loads(line) for line in (tmp_path / "m").read_text().splitlines()]
     assert [(line["step"], line["epoch"], line["loss"], line["loss_per_pair"], line["mean"]) for line in lines] == [
         (102, 4, 7.0, 1.75, 1.875),
         (103, 4, 6.0, 1.5, 1.75),
     ]
-    assert all(line["rates"] == rates and line["step_time"] == 3.0 for line in lines)
+    assert all(line["rates"] == RATES and line["step_time"] == 3.0 for line in lines)
 
 
 def test_a_line_gives_the_mean_loss_over_pairs_and_the_mean_times_over_steps(clock, monkeypatch):
@@ -226,10 +229,8 @@ def test_a_line_gives_the_time_to_the_end_of_the_run_with_what_epochs_spend_besi
     lines = []
     monkeypatch.setattr(tracking.logger, "info", lines.append)
     for between in (0.0, 60.0):
-        with EpochLog(Recorder(), 4, 5, log_step=1, num_epochs=7, between=between, done=1) as log:
-            for _ in log.timed("ab"):
-                clock.go(600.0)
-                log.step(1, np.arange(2), torch.tensor(1.0), torch.tensor(0.5), {"head": 5e-4})
+        with EpochLog(Recorder(), 4, 5, log_step=1, num_epochs=7, between=between, position={"done": 1}) as log:
+            play(log, "ab", [1.0, 1.0], works=[600.0] * 2, clock=clock)
     ends = [line.rpartition("run ends in ")[2] for line in lines]
     assert ends == ["2:10:00", "2:00:00", "2:13:00", "2:03:00"]  # 13 steps, then 12; three minutes of three epochs
 
@@ -237,10 +238,8 @@ def test_a_line_gives_the_time_to_the_end_of_the_run_with_what_epochs_spend_besi
 def test_the_gradient_of_a_loss_that_is_a_mean_is_that_of_a_pair_already(clock, monkeypatch):
     lines = []
     monkeypatch.setattr(tracking.logger, "info", lines.append)
-    with EpochLog(Recorder(), 0, 1, mean=True) as log:
-        for _ in log.timed("a"):
-            clock.go(1.0)
-            log.step(1, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), {"head": 5e-4})
+    with EpochLog(Recorder(), 0, 1) as log:
+        play(log, "a", [8.0], mean=True, works=[1.0], clock=clock)
     assert "gradient 0.5000 per pair" in lines[0]
 
 
@@ -257,8 +256,8 @@ def test_a_line_of_the_log_never_continues_the_line_of_a_bar(monkeypatch, tmp_pa
     monkeypatch.setattr(sys, "stderr", screen)
     setup_console(tmp_path / "train.log")
     with EpochLog(Recorder(), 0, 3, log_step=1) as log:
-        for step, _ in enumerate(log.timed("abc"), start=1):
-            log.step(step, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), {"head": 5e-4})
+        for batch in "abc":
+            play(log, batch, [8.0])
             log.bar.refresh()
     close_console()
     said = screen.getvalue()
@@ -276,10 +275,8 @@ def test_the_log_file_is_made_by_its_first_line(tmp_path):
 def test_an_epoch_that_goes_on_counts_on_from_its_totals(clock, monkeypatch):
     lines = []
     monkeypatch.setattr(tracking.logger, "info", lines.append)
-    with EpochLog(Recorder(), 4, 3, done=2, pairs=8, loss=16.0) as log:
-        for _ in log.timed("a"):
-            clock.go(3.0)
-            log.step(103, np.arange(4), torch.tensor(2.0), torch.tensor(0.5), {"head": 5e-4})
+    with EpochLog(Recorder(), 4, 3, position={"done": 2, "pairs": 8, "loss": 16.0}) as log:
+        play(log, "a", [2.0], works=[3.0], clock=clock)
     assert lines[0].startswith("epoch 4 step 3/3  loss 0.5000 (mean 1.5000)") and "step 3.000 s" in lines[0]
     assert log.totals() == {"done": 3, "pairs": 12, "loss": 18.0}
 
@@ -302,8 +299,7 @@ def test_the_bar_counts_the_steps_and_closes_after_an_exception_too(monkeypatch)
 
     monkeypatch.setattr(progress, "tqdm", Bar)
     with pytest.raises(MemoryError), EpochLog(Recorder(), 0, 3) as log:
-        for step, _ in enumerate(log.timed("ab"), start=1):
-            log.step(step, np.arange(4), torch.tensor(8.0), torch.tensor(0.5), {"head": 5e-4})
+        play(log, "ab", [8.0, 8.0])
         raise MemoryError
     assert (log.bar.total, log.bar.steps, log.bar.closed) == (3, 2, True)
     values = {name: str(value) for name, value in log.bar.values.items()}
