@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
 from lib.checkpoint import Checkpoint, load_for, read_checkpoint
 from lib.commands.flags import image_limits, loss_options, machine_paths, model_config
 from lib.console.script import to_go_on
+from lib.core.config import ModelConfig
 from lib.core.errors import InputError
 from lib.core.precision import set_precision
 from lib.datasets.images import check_image_list
@@ -45,67 +47,96 @@ logger = logging.getLogger("esl")
 FEWEST = 50  # images on which an epoch is chosen without a note
 
 
+class Data(NamedTuple):
+    """The split that is trained on, with its loader, and the split that chooses the best epoch."""
+
+    training: Inputs
+    loader: Loader
+    validation: Inputs
+
+
 def train(args: argparse.Namespace, command: str) -> None:
     """Train as the flags say; `command` is the command line, for the record of the run."""
     with joined(args.device), open_run(args, command) as run:
-        train_run(args, run)
+        devices, paths = own_devices(args.device), machine_paths(args)
+        set_precision(args.precision)
+        torch.manual_seed(args.seed)
+        config, loss = complete(model_config(args), paths), loss_options(args)
+        run.settings = settings_of(args)  # by now with the default of every option
+        checkpoint = find_checkpoint(args, run, paths)
+        data = open_data(args, config, paths, pinned=devices[0].type == "cuda")
+        trainer = build_trainer(args, config, loss, checkpoint, devices, paths)
+        start(args, run, trainer, data, checkpoint, paths)
+        fit(trainer, data.loader, run, partial(validate, args, trainer, data.validation))
+        if run.best_rsum >= 0:
+            best = run.folder / BEST
+            where = best if best.exists() else f"in the run of {args.resume}"
+            logger.info("best %s RSUM %.1f: %s", args.val_split, run.best_rsum, where)
 
 
-def train_run(args: argparse.Namespace, run: Run) -> None:
-    devices, paths = own_devices(args.device), machine_paths(args)
-    set_precision(args.precision)
-    torch.manual_seed(args.seed)
-
-    # what is read: flags, files, data
-    config = complete(model_config(args), paths)
-    criterion_options = loss_options(args)
-    run.settings = settings_of(args)
-    checkpoint = find_checkpoint(args, run, paths)
+def open_data(args: argparse.Namespace, config: ModelConfig, paths: dict[str, Any], pinned: bool) -> Data:
+    """Both splits as the encoders read them, with the loader of this process."""
+    limits = image_limits(args)
     if args.image_list:
-        check_image_list(image_folder(args.data_path, args.data_name), args.image_list, image_limits(args))
-    encoders_read = input_spec(config, paths)
-    train, val = (
-        open_inputs(args.data_path, args.data_name, split, encoders_read, image_limits=image_limits(args))
+        check_image_list(image_folder(args.data_path, args.data_name), args.image_list, limits)
+    spec = input_spec(config, paths)
+    training, validation = (
+        open_inputs(args.data_path, args.data_name, split, spec, image_limits=limits)
         for split in ("train", args.val_split)
     )
-    loader = train_loader(
-        train, args.batch_size, args.seed, args.workers, devices[0].type == "cuda", (rank(), world_size())
-    )
+    loader = train_loader(training, args.batch_size, args.seed, args.workers, pinned, (rank(), world_size()))
+    return Data(training, loader, validation)
 
-    # what is trained: model, loss, optimizer, schedule
+
+def build_trainer(
+    args: argparse.Namespace,
+    config: ModelConfig,
+    loss: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    devices: list[torch.device],
+    paths: dict[str, Any],
+) -> Trainer:
+    """Model, with the weights of a checkpoint if there is one, loss with its options, optimizer and schedule."""
     check_memory(config)
     model = load_for(config, checkpoint) if checkpoint else build_model(config, paths)
     backend = Backend(args.kernels, args.score_memory and args.score_memory << 20)
     runner = build_runner(model, devices, args.precision, backend)
-    criterion = build_loss(args.loss, model, criterion_options).to(runner.device)
+    criterion = build_loss(args.loss, model, loss).to(runner.device)
     rates = args.learning_rate, args.backbone_lr_factor, args.weight_decay, args.pretrained_lr
     optimizer = build_optimizer(model, criterion, args.optim, *rates)
     schedule = build_schedule(args, staged=bool(model.image_encoder.pretrained_parameters()))
-    trainer = Trainer(runner, criterion, optimizer, schedule, args.grad_clip, args.accumulate, args.seed)
+    return Trainer(runner, criterion, optimizer, schedule, args.grad_clip, args.accumulate, args.seed)
 
-    # start, or go on
+
+def start(
+    args: argparse.Namespace,
+    run: Run,
+    trainer: Trainer,
+    data: Data,
+    checkpoint: Checkpoint | None,
+    paths: dict[str, Any],
+) -> None:
+    """Start the run, or go on where a checkpoint stopped, and write the record of this start."""
     goes_on = checkpoint is not None and not args.reset_start_epoch
     if goes_on:
         resume(run, trainer, checkpoint)
     run.lock()
-    if is_main():
-        if goes_on and checkpoint.path.resolve().parent == run.folder.resolve():
-            run.mend(checkpoint)
-        else:
-            move_aside(run.folder)
-        run.tracker = Tracker(args.logger_name, run.folder / METRICS, run.step)
-        record(run, devices, [*train.split.read_files, *val.split.read_files, *paths.values()])
-        announce(args, trainer, loader, train, val)
+    if not is_main():
+        return
+    if goes_on and checkpoint.path.resolve().parent == run.folder.resolve():
+        run.mend(checkpoint)
+    else:
+        move_aside(run.folder)
+    run.tracker = Tracker(args.logger_name, run.folder / METRICS, run.step)
+    files = [*data.training.split.read_files, *data.validation.split.read_files, *paths.values()]
+    record(run, trainer.runner.devices, files)
+    announce(args, trainer, data)
 
-    def validate() -> Retrieval:
-        scores = score_split(runner, val, args.batch_size, args.workers)
-        return retrieval_metrics(scores.matrix, val.split.image_of_caption)
 
-    fit(trainer, loader, run, validate)
-    best = run.folder / BEST
-    where = best if best.exists() else f"in the run of {args.resume}"
-    if run.best_rsum >= 0:
-        logger.info("best %s RSUM %.1f: %s", args.val_split, run.best_rsum, where)
+def validate(args: argparse.Namespace, trainer: Trainer, validation: Inputs) -> Retrieval:
+    """The recalls on the validation split."""
+    scores = score_split(trainer.runner, validation, args.batch_size, args.workers)
+    return retrieval_metrics(scores.matrix, validation.split.image_of_caption)
 
 
 @contextlib.contextmanager
@@ -160,14 +191,14 @@ def build_schedule(args: argparse.Namespace, staged: bool) -> Schedule:
     return kind(**{name: getattr(args, name) for name in names}, staged=staged)
 
 
-def announce(args: argparse.Namespace, trainer: Trainer, loader: Loader, train: Inputs, val: Inputs) -> None:
+def announce(args: argparse.Namespace, trainer: Trainer, data: Data) -> None:
     """Say what is about to be trained."""
-    for name, inputs in (("train", train), (args.val_split, val)):
+    for name, inputs in (("train", data.training), (args.val_split, data.validation)):
         logger.info("%s: %d images, %d captions", name, inputs.split.n_images, inputs.split.n_captions)
-    if val.split.n_images < FEWEST:
+    if data.validation.split.n_images < FEWEST:
         few = "so few images of %s choose the best epoch by chance, take %d or more"
         logger.info(few, args.val_split, FEWEST)
     model, devices = trainer.runner.model, trainer.runner.devices
     parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters"
-    where, steps = ", ".join(map(str, devices)), len(loader.batch_sampler)
+    where, steps = ", ".join(map(str, devices)), len(data.loader.batch_sampler)
     logger.info("%s: %s, on %s, %d steps per epoch", describe(model.config), parameters, where, steps)
