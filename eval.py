@@ -76,16 +76,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def released_files(dataset: str) -> list[str]:
     """The checkpoint of every runs/release_weights/<dataset>_*/; InputError that says where it looked."""
-    found = []
+    checkpoints = []
     for folder in sorted(RELEASED.glob(f"{dataset}_*")):
         names = [folder / "model_best.pth"] if (folder / "model_best.pth").is_file() else []
-        found += names or sorted([*folder.glob("*.pth"), *folder.glob("*.tar")])
-    if not found:
+        checkpoints += names or sorted([*folder.glob("*.pth"), *folder.glob("*.tar")])
+    if not checkpoints:
         raise InputError(
             f"no checkpoint: looked for model_best.pth, *.pth and *.tar in {RELEASED.resolve()}/{dataset}_*/; put "
             "released weights there or name files with --model_path"
         )
-    return found
+    return checkpoints
 
 
 @script

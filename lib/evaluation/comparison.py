@@ -47,7 +47,7 @@ class Compared(NamedTuple):
 def compare(models: Sequence[Sequence[Ranked]], draws: int = DRAWS, seed: int = 0) -> list[Compared]:
     """Compare the galleries of each model (one, or its folds) with those of the first."""
     exact, drawn = _figures(models, None, draws), _figures(models, seed, draws)
-    found = []
+    compared = []
     for number, galleries in enumerate(models):
         values, of_draws = exact[number, 0], drawn[number]  # (F,), (S, F)
         against = None
@@ -61,8 +61,8 @@ def compare(models: Sequence[Sequence[Ranked]], draws: int = DRAWS, seed: int = 
                     estimates.items(), _p_values(differences), (*won, None), (*lost, None), strict=True
                 )
             }
-        found.append(Compared(_estimates(values, of_draws), against))
-    return found
+        compared.append(Compared(_estimates(values, of_draws), against))
+    return compared
 
 
 def _figures(models: Sequence[Sequence[Ranked]], seed: int | None, draws: int) -> np.ndarray:
@@ -94,8 +94,8 @@ def _gained(first: Sequence[Ranked], second: Sequence[Ranked]) -> list[int]:
     """For each recall the queries that the second gets right and the first does not."""
     pairs = list(zip(first, second, strict=True))
     return [
-        sum(int(np.count_nonzero((two[way] < k) & (one[way] >= k))) for one, two in pairs)
-        for way in (0, 1)  # i2t, t2i
+        sum(int(np.count_nonzero((two[direction] < k) & (one[direction] >= k))) for one, two in pairs)
+        for direction in (0, 1)  # i2t, t2i
         for k in RECALLS_AT
     ]
 

@@ -90,14 +90,14 @@ def evaluate_eccv(scores: np.ndarray, reference: Reference) -> dict[str, Any]:
     shape = len(gallery.image_ids), len(gallery.caption_ids)
     if scores.shape != shape:
         raise InputError(f"ECCV Caption: similarity matrix {scores.shape}, expected {shape}")
-    most = max(len(items) for way in metrics.eccv_gts.values() for items in way.values())
+    most = max(len(items) for positives in metrics.eccv_gts.values() for items in positives.values())
     whole = _by_id(answer(scores, gallery.image_of_caption, max(most, *RECALLS_AT)), gallery)
-    found = {"coco_1k": _recalls(metrics.coco_1k_recalls, _in_folds(scores, reference))}
-    found |= {name: _recalls(getattr(metrics, f"{name}_recalls"), whole) for name in ("coco_5k", "cxc")}
+    figures = {"coco_1k": _recalls(metrics.coco_1k_recalls, _in_folds(scores, reference))}
+    figures |= {name: _recalls(getattr(metrics, f"{name}_recalls"), whole) for name in ("coco_5k", "cxc")}
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar can't be switched off
         eccv = metrics.eccv_metrics(whole, "all")
-    found["eccv"] = {name: _percent(eccv[key]) for key, name in ECCV.items()}
-    return {"eccv_caption": found}
+    figures["eccv"] = {name: _percent(eccv[key]) for key, name in ECCV.items()}
+    return {"eccv_caption": figures}
 
 
 def _recalls(of_package, best: dict[str, dict[int, list[int]]]) -> dict[str, dict[str, float]]:
@@ -105,7 +105,7 @@ def _recalls(of_package, best: dict[str, dict[int, list[int]]]) -> dict[str, dic
 
 
 def _percent(figures: dict[str, float]) -> dict[str, float]:
-    return {way: 100 * float(value) for way, value in figures.items()}
+    return {direction: 100 * float(value) for direction, value in figures.items()}
 
 
 def _in_folds(scores: np.ndarray, reference: Reference) -> dict[str, dict[int, list[int]]]:
@@ -118,8 +118,8 @@ def _in_folds(scores: np.ndarray, reference: Reference) -> dict[str, dict[int, l
         captions = np.flatnonzero(fold == number)
         images, owners = np.unique(gallery.image_of_caption[captions], return_inverse=True)
         part = GalleryIds(gallery.image_ids[images], gallery.caption_ids[captions], owners)
-        for way, lists in _by_id(answer(scores[np.ix_(images, captions)], owners), part).items():
-            best[way] |= lists
+        for direction, lists in _by_id(answer(scores[np.ix_(images, captions)], owners), part).items():
+            best[direction] |= lists
     return best
 
 
@@ -134,17 +134,16 @@ def _by_id(answers: dict[str, Answers], gallery: GalleryIds) -> dict[str, dict[i
 
 def eccv_tables(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[Table]:
     """ECCV Caption, and the recalls of the other positives, of several models."""
-    ways, figures = {"image to text": "i2t", "text to image": "t2i"}, [(name, f["eccv_caption"]) for name, f in rows]
-    eccv = [
-        ([name, "ECCV Caption"], [[found["eccv"][key][way] for key in ECCV.values()] for way in ways.values()])
-        for name, found in figures
-    ]
-    recalls = [
-        ([name, label], [[found[key][f"R@{k}"][way] for k in RECALLS_AT] for way in ways.values()])
-        for key, label in RECALLS.items()
-        for name, found in figures
-    ]
-    return [
-        Table(["", ""], [(title, list(ECCV.values())) for title in ways], eccv),
-        Table(["", ""], [(title, [f"R@{k}" for k in RECALLS_AT]) for title in ways], recalls),
-    ]
+    titles = {"i2t": "image to text", "t2i": "text to image"}
+    models = [(name, figures["eccv_caption"]) for name, figures in rows]
+    recalls = [f"R@{k}" for k in RECALLS_AT]
+
+    def table(keys: dict[str, str], columns: list[str]) -> Table:
+        body = [
+            ([name, label], [[figures[key][column][direction] for column in columns] for direction in titles])
+            for key, label in keys.items()
+            for name, figures in models
+        ]
+        return Table(["", ""], [(title, columns) for title in titles.values()], body)
+
+    return [table({"eccv": "ECCV Caption"}, list(ECCV.values())), table(RECALLS, recalls)]

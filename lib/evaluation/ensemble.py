@@ -54,9 +54,9 @@ def candidate_weights(n: int) -> Iterator[list[float]]:
     """Equal weights, then all that are multiples of a step and sum to 1, from the most equal to single matrices."""
     yield [1 / n] * n
     steps = next(s for s in range(FINEST, 0, -1) if s == 1 or math.comb(s + n - 1, n - 1) <= CANDIDATES)
-    found = []
+    divisions = []
     for bars in itertools.combinations(range(steps + n - 1), n - 1):
         ends = (-1, *bars, steps + n - 1)
-        found.append([stop - start - 1 for start, stop in itertools.pairwise(ends)])
-    for counts in sorted(found, key=lambda counts: sum(count**2 for count in counts)):
+        divisions.append([stop - start - 1 for start, stop in itertools.pairwise(ends)])
+    for counts in sorted(divisions, key=lambda counts: sum(count**2 for count in counts)):
         yield [count / steps for count in counts]

@@ -163,21 +163,13 @@ def retrieval_metrics(scores: np.ndarray, image_of_caption: np.ndarray | None = 
     return retrieval(i2t, t2i)
 
 
-def folds(
-    scores: np.ndarray, image_of_caption: np.ndarray | None = None, n_folds: int = 5
-) -> tuple[list[Retrieval], Retrieval]:
-    """Metrics of `n_folds` diagonal blocks of N / n_folds successive images with their captions, and their mean.
-
-    COCO 1K is five folds of a 5,000 x 25,000 matrix. Raises InputError when N is no multiple of n_folds.
-    """
-    results = [retrieval_metrics(*block) for block in fold_blocks(scores, image_of_caption, n_folds)]
-    return results, mean_retrieval(results)
-
-
 def fold_blocks(
     scores: np.ndarray, image_of_caption: np.ndarray | None, n_folds: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The blocks of `folds`, each with the rows of its captions' images in it; InputError as there."""
+    """`n_folds` diagonal blocks of N / n_folds successive images, each with its captions and their images' rows in it.
+
+    COCO 1K is five folds of a 5,000 x 25,000 matrix. Raises InputError if N is no multiple of n_folds.
+    """
     scores = check_matrix(scores)
     if n_folds < 1 or len(scores) % n_folds:
         raise InputError(f"{len(scores)} images don't divide into {n_folds} folds of equal size")
@@ -188,11 +180,6 @@ def fold_blocks(
         start, stop = captions[0], captions[-1] + 1
         columns = slice(start, stop) if stop - start == len(captions) else captions  # a view where they lie together
         yield scores[first : first + size, columns], owners[columns] - first
-
-
-def five_fold(scores: np.ndarray, image_of_caption: np.ndarray | None = None) -> tuple[list[Retrieval], Retrieval]:
-    """The COCO 1K protocol: `folds` with five of them."""
-    return folds(scores, image_of_caption, 5)
 
 
 def mean_retrieval(results: list[Retrieval]) -> Retrieval:

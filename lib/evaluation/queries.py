@@ -63,11 +63,11 @@ def answer_folds(folds: list[np.ndarray], image_of_caption: np.ndarray | None = 
     if len(folds) == 1:
         return answer(folds[0], image_of_caption)
     ends = np.cumsum([(0, 0), *(fold.shape for fold in folds)], axis=0)
-    found: dict[str, list[Answers]] = {direction: [] for direction in DIRECTIONS}
+    parts: dict[str, list[Answers]] = {direction: [] for direction in DIRECTIONS}
     for fold, (images, captions) in zip(folds, ends, strict=False):
         for (direction, answers), first in zip(answer(fold).items(), (captions, images), strict=True):
-            found[direction].append(answers._replace(items=answers.items + first))
-    return {direction: Answers(*map(np.concatenate, zip(*parts, strict=True))) for direction, parts in found.items()}
+            parts[direction].append(answers._replace(items=answers.items + first))
+    return {direction: Answers(*map(np.concatenate, zip(*each, strict=True))) for direction, each in parts.items()}
 
 
 def _answers(scores: np.ndarray, query_image: np.ndarray, item_image: np.ndarray, best: int) -> Answers:
@@ -170,7 +170,7 @@ def table_paths(path: Path) -> dict[str, Path]:
 def save_queries(path: Path, answers: dict[str, Answers], items: Items) -> list[Path]:
     """Write a table of each direction; returns their paths."""
     paths = table_paths(path)
-    for direction, found in answers.items():
+    for direction, table in answers.items():
         with atomic_write(paths[direction]) as temporary:
-            WRITERS[path.suffix](temporary, records(found, direction, items))
+            WRITERS[path.suffix](temporary, records(table, direction, items))
     return list(paths.values())

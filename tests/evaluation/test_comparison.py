@@ -7,8 +7,7 @@ import pytest
 
 from lib.datasets import data_set
 from lib.evaluation.comparison import FIGURES, compare
-from lib.evaluation.metrics import folds, retrieval_metrics
-from lib.evaluation.report import Ranked, ranked_galleries
+from lib.evaluation.report import Ranked, evaluate_matrix, ranked_galleries
 
 N = 200
 OWNERS = np.repeat(np.arange(N), 5)
@@ -25,7 +24,7 @@ def test_values_are_those_of_the_recalls_also_as_means_of_folds_and_with_uneven_
     scores = rng.standard_normal((50, 110)) + 2 * (owners == np.arange(50)[:, None])
     for (_, galleries), expected in zip(
         ranked_galleries(data_set("coco"), scores, owners),
-        (folds(scores, owners)[1], retrieval_metrics(scores, owners)),
+        [row.result for row in evaluate_matrix(data_set("coco"), scores, owners)[-2:]],
         strict=True,
     ):
         (found,) = compare([galleries], draws=10)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lib.core.errors import InputError
+from lib.datasets import data_set
 from lib.evaluation.eccv import coco_test_gallery, eccv_tables, evaluate_eccv, package_metrics, read_eccv
-from lib.evaluation.metrics import folds, retrieval_metrics
+from lib.evaluation.report import evaluate_matrix
 from lib.evaluation.tables import printed
 from lib.files.reading import read_ids
 from lib.tools.sample import writing
@@ -79,7 +80,7 @@ def test_random_and_planted_matrices_get_the_figures_of_the_package_fed_by_hand(
     found = evaluate_eccv(scores, read_eccv([], image_ids, metrics))["eccv_caption"]
     expected = by_hand(metrics, scores, image_ids, metrics.coco_ids)
     assert flat(found) == pytest.approx({path: 100 * value for path, value in flat(expected).items()})
-    whole, mean = retrieval_metrics(scores), folds(scores)[1]  # COCO's own positives are ours
+    *_, mean, whole = (row.result for row in evaluate_matrix(data_set("coco"), scores))  # COCO's own positives are ours
     assert found["coco_5k"]["R@5"] == pytest.approx({"i2t": whole.i2t.r5, "t2i": whole.t2i.r5})
     assert found["coco_1k"]["R@1"] == pytest.approx({"i2t": mean.i2t.r1, "t2i": mean.t2i.r1})
     assert strength < 50 or found["coco_5k"]["R@1"] == {"i2t": 100, "t2i": 100}

@@ -10,7 +10,7 @@ import pytest
 
 from lib.core.errors import InputError
 from lib.evaluation import metrics
-from lib.evaluation.metrics import folds, ranks, recalls, retrieval_metrics
+from lib.evaluation.metrics import fold_blocks, mean_retrieval, ranks, recalls, retrieval_metrics
 from tests.conftest import SHARED, needs_shared
 
 
@@ -131,15 +131,19 @@ def test_recalls_count_from_zero_and_report_ranks_from_one():
         recalls(np.array([]))
 
 
+def folds(scores, owners=None):
+    return [retrieval_metrics(*block) for block in fold_blocks(scores, owners, 5)]
+
+
 def test_folds_are_the_diagonal_blocks_and_the_mean_is_the_mean_of_their_figures():
     scores = np.random.default_rng(8).standard_normal((50, 250)).astype(np.float32)
-    parts, mean = folds(scores)
+    parts = folds(scores)
+    mean = mean_retrieval(parts)
     assert parts == [retrieval_metrics(scores[i : i + 10, 5 * i : 5 * i + 50]) for i in range(0, 50, 10)]
     assert mean.rsum == pytest.approx(np.mean([part.rsum for part in parts]), abs=1e-12)
     for figure in ("r1", "r5", "r10", "medr", "meanr"):
         expected = np.mean([getattr(part.t2i, figure) for part in parts])
         assert getattr(mean.t2i, figure) == pytest.approx(expected, abs=1e-12)
-    assert metrics.five_fold(scores) == (parts, mean)
 
 
 def test_folds_follow_unordered_captions():

@@ -34,13 +34,13 @@ class RatedPair(NamedTuple):
     method: str
 
 
-def read_pairs(path: str | Path, kind: str) -> Iterator[RatedPair]:
-    """Yield every row of the CxC file of a kind (`sis`, `sts` or `sits`), ids as integers.
+def read_pairs(path: str | Path, task: str) -> Iterator[RatedPair]:
+    """Yield every row of the CxC file of a task (`sis`, `sts` or `sits`), ids as integers.
 
     Raises InputError with file and line for a wrong header, a short row, an unreadable id, a score outside 0 to 5, a
     pair that appears twice.
     """
-    columns = COLUMNS[kind]
+    columns = COLUMNS[task]
     patterns = [_IMAGE if name.startswith("image") else _CAPTION for name in columns[:2]]
     first_line: dict[tuple[int, int], int] = {}
     with _open(path) as file:

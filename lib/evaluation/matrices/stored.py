@@ -85,13 +85,13 @@ def _fold_files(folder: Path) -> list[Path]:
     files = []
     for fold in range(FOLDS):
         names = [folder / f"{fold}sim_best{suffix}" for suffix in (".npy", ".txt")]
-        found = [name for name in names if name.is_file()]
-        if not found:
+        present = [name for name in names if name.is_file()]
+        if not present:
             raise InputError(
                 f"{folder}: no {names[0].name} or {names[1].name}; a folder of results holds five folds, "
                 "0sim_best to 4sim_best"
             )
-        files.append(found[0])
+        files.append(present[0])
     return files
 
 
@@ -116,8 +116,8 @@ def _load_matrix(path: Path, digest: int | None = None) -> np.ndarray:
         message = shown(" ".join(str(error).split()) or type(error).__name__, 200)
         raise InputError(f"{path}: not a readable similarity matrix ({message}); save or copy it again") from None
     scores = check_matrix(scores, str(path))
-    found = _check_values(scores, path)
-    if digest not in (None, found):
+    actual = _check_values(scores, path)
+    if digest not in (None, actual):
         beside = path.with_suffix(".json").name
         raise InputError(f"{path}: not the matrix that {beside} was written with; copy both again, or remove {beside}")
     return scores

@@ -131,9 +131,9 @@ def _common_setting(saved: list[Saved], given: dict[str, str | None]) -> Setting
 
 def _guess_dataset(paths: list[Path]) -> str:
     """From the names (`results_coco.npy`), since no JSON file says so; folders of five folds are COCO's."""
-    found = {word for path in paths for word in re.split(r"[_.]", path.name.lower())} & set(DATA_SETS)
-    if not found and all(path.is_dir() for path in paths):
+    names = {word for path in paths for word in re.split(r"[_.]", path.name.lower())} & set(DATA_SETS)
+    if not names and all(path.is_dir() for path in paths):
         return "coco"
-    if len(found) != 1:
+    if len(names) != 1:
         raise InputError(f"{paths[0]}: no JSON file beside it says which dataset this is; give --dataset")
-    return found.pop()
+    return names.pop()
