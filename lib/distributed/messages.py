@@ -1,8 +1,8 @@
 """Several processes, started by torchrun, that train or evaluate one model and give the numbers of one process.
 
 Each encodes its share of a batch and scores its images with the captions of all; from there on every process computes
-the same loss from the same (B, B) matrix. The gradient of a caption is the sum of what all processes found for it, and
-so is that of a weight. Without torchrun each function does what one process needs.
+the same loss from the same (B, B) matrix. The gradients of captions and weights
+are summed over all processes. Without torchrun each function serves the one process.
 
 Letters: B images of a batch, b of them of one process, C captions, W tokens, D embedding size, n rows.
 """
@@ -19,29 +19,29 @@ from torch import Tensor, nn
 from lib.core.fragments import Fragments, Items
 from lib.distributed.launch import is_main, my_slice, rank, world_size
 
-# ---- what processes tell each other ----
+# ---- messages ----
 
 
 def gather_objects(value: Any) -> list[Any]:
     """A plain value of every process, in their order."""
     if not dist.is_initialized():
         return [value]
-    found = [None] * world_size()
-    dist.all_gather_object(found, value)
-    return found
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def max_over_processes(value: int) -> int:
     """The largest of the processes' values."""
     if not dist.is_initialized():
         return value
-    found = torch.tensor([value])
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    largest = torch.tensor([value])
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def gather_rows(part: np.ndarray, count: int) -> np.ndarray:
-    """All `count` rows of an array of which each process has its `share`."""
+    """All `count` rows of an array; each process gives `my_slice` of them."""
     if not dist.is_initialized():
         return part
     rows = np.empty((count, *part.shape[1:]), part.dtype)
@@ -50,7 +50,7 @@ def gather_rows(part: np.ndarray, count: int) -> np.ndarray:
 
 
 def fill_rows(rows: np.ndarray) -> np.ndarray:
-    """An array of whose rows each process has filled its `share`, filled by all."""
+    """An array with the rows of all processes; each has filled `my_slice` of it."""
     for source in range(world_size()) if dist.is_initialized() else ():
         start, stop = (len(rows) * number // world_size() for number in (source, source + 1))
         dist.broadcast(torch.from_numpy(rows[start:stop]), source)
@@ -58,7 +58,7 @@ def fill_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def gather_to_main(own: np.ndarray | None, counts: list[int]) -> list[np.ndarray]:
-    """On the first process the arrays of all, of which process i has `counts[i]` rows of one shape; elsewhere none."""
+    """The arrays of all processes on the main process, elsewhere none; process i gives `counts[i]` rows."""
     if not dist.is_initialized():
         return [own]
     if not is_main():
@@ -101,16 +101,17 @@ def gather_items(items: Items | None) -> list[Items]:
     """The items of every process that has some, with gradient; padding is not sent."""
     if not dist.is_initialized():
         return [items]
-    told = gather_objects(None if items is None else (type(items), items.real, items.rows.shape[2], items.rows.dtype))
-    kind, _, width, dtype = next(each for each in told if each is not None)
-    counts = [0 if each is None else int(each[1].sum()) for each in told]
+    layout = None if items is None else (type(items), items.real, items.rows.shape[2], items.rows.dtype)
+    layouts = gather_objects(layout)
+    items_type, _, width, dtype = next(each for each in layouts if each is not None)
+    counts = [0 if each is None else int(each[1].sum()) for each in layouts]
     if items is None:
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
         rows = torch.empty(0, width, dtype=dtype, device=device)
     else:
         rows = items.packed()  # (n, K)
     parts = _AllRows.apply(rows, counts, True).split(counts)
-    return [kind.unpacked(part, each[1]) for part, each in zip(parts, told, strict=True) if each is not None]
+    return [items_type.unpacked(part, each[1]) for part, each in zip(parts, layouts, strict=True) if each is not None]
 
 
 def concatenated(parts: list[Fragments]) -> Fragments:
