@@ -1,4 +1,4 @@
-"""Every flag of train.py and eval.py. What a table offers is read from it: choices, and the options of its rows.
+"""Every flag of train.py and eval.py. Choices and the options of rows are read from the tables.
 
 Stands above the model. `model_config` turns flags into a ModelConfig, `machine_paths` into the files of this machine.
 """
@@ -53,18 +53,18 @@ class Group:
         for part in parts:
             options |= part.options
         for name, option in options.items():
-            kind = type(option.default)
+            default_type = type(option.default)
             text = option.help if option.default is None else f"{option.help} (default: {option.default})"
-            if kind is bool:
+            if default_type is bool:
                 self.group.add_argument(f"--{name}", action="store_const", const=True, help=option.help)
             elif option.choices:
                 self.add(name, choices=option.choices, help=text)
             else:
-                self.add(name, type=option.type or kind, help=text)
+                self.add(name, type=option.type or default_type, help=text)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the training data is."""
+    """Flags of the training data."""
     add = Group(parser, "data").add
     add("data_path", metavar="DIR", help="folder of the data set (default: data/<data_name>)")
     add("data_name", "f30k", help=DATA_NAME)
@@ -73,7 +73,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, outside: bool = True) -> None:
-    """Which image files are read, of those that ImageLimits speaks of."""
+    """Flags of ImageLimits, which says what image files are read."""
     group = Group(parser, "image files")
     group.add("max_pixels", ImageLimits.max_pixels, type=positive(int), help="an image of more is refused")
     if outside:
@@ -85,7 +85,7 @@ def image_limits(args: argparse.Namespace) -> ImageLimits:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ModelConfig is made of."""
+    """Flags of ModelConfig."""
     group, default = Group(parser, "model"), ModelConfig()
     heads = ", ".join(part.label for part in HEADS.values())
     group.add("similarity", default.similarity, choices=HEADS, help=heads)
@@ -116,7 +116,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_path_arguments(parser: argparse.ArgumentParser, evaluation: bool = False) -> None:
-    """Where pre-trained parts and vocabularies are."""
+    """Flags of the pre-trained parts and vocabularies."""
     add = Group(parser, "pre-trained parts").add
     add(
         "bert_path",
@@ -218,7 +218,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def device_name(text: str) -> str:
-    """An argparse type: what a device may be called."""
+    """An argparse type: the name of a device."""
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
         raise argparse.ArgumentTypeError(f"'{shown(text)}' is not cpu, cuda or cuda:N")
     return text
@@ -237,7 +237,7 @@ def add_workers(add: Callable) -> None:
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """What depends on the machine and not on the experiment."""
+    """Flags that depend on the machine and not on the experiment."""
     group = Group(parser, "machine")
     add_workers(group.group.add_argument)
     group.add(
@@ -267,7 +267,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def model_config(args: argparse.Namespace) -> ModelConfig:
-    """The configuration that the flags ask for; a flag of a part that was not chosen has no effect, which is said."""
+    """The configuration that the flags ask for. Notes each flag of a part that was not chosen."""
     if args.precomp_enc_type:
         named = PRECOMP_ENC_TYPES[args.precomp_enc_type]
         if "image_encoder" in args.given and args.image_encoder != named:
@@ -284,7 +284,7 @@ def model_config(args: argparse.Namespace) -> ModelConfig:
 
 
 def loss_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of the chosen loss; a flag of another one has no effect, which is said."""
+    """The options of the chosen loss. Notes each flag of another one."""
     note_idle_flags(args, [LOSSES[args.loss]], LOSSES.values())
     return given_options(LOSSES[args.loss], args)
 
@@ -335,8 +335,8 @@ def given_options(part: Part, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def machine_paths(args: argparse.Namespace) -> dict[str, Any]:
-    """The files of this machine that encoders and tokenisers ask for, by their flags; the vocabulary is that of the
-    data set where no file of its own is named."""
+    """The files of this machine that encoders and tokenisers ask for, by their flags; without
+    --vocab_path the vocabulary is the data set's."""
     given = vars(args)
     paths = {name: given[name] for name in MACHINE_PATHS if name in given}
     data_name = given.get("data_name") or given.get("dataset")

@@ -1,4 +1,4 @@
-"""What every command shares: one-line errors, exit codes, and the types of its numbers."""
+"""The parser of every command: one-line errors, one style of --help, and types of arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Help(argparse.HelpFormatter):
 
 
 class Flags(argparse.Namespace):
-    """The values of flags; `given`, which is none of them, names those that stand on the command line."""
+    """The values of flags. `given` is the set of names that stand on the command line."""
 
     __slots__ = ("given",)
 
@@ -49,21 +49,21 @@ class Parser(argparse.ArgumentParser):
             if argument == "" or argument.startswith("--") and argument.endswith("="):
                 named = argument.rstrip("=") or before or "the command"
                 self.error(f"{named} is followed by an empty argument; is a variable not set?")
-        found, unknown = super().parse_known_args(args, Flags() if namespace is None else namespace)
+        values, unknown = super().parse_known_args(args, Flags() if namespace is None else namespace)
         for argument in unknown[:1]:
             flag = argument.partition("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, 1)
             self.error(f"unrecognized argument {flag}" + (f": did you mean {near[0]}?" if near else ""))
         words = (argument.partition("=")[0] for argument in args)
-        found.given = frozenset(word.removeprefix("--") for word in words if word.startswith("--"))
-        return found, unknown
+        values.given = frozenset(word.removeprefix("--") for word in words if word.startswith("--"))
+        return values, unknown
 
     def error(self, message: str):
         raise InputError(f"{' '.join(message.split())}; see {self.prog} --help")
 
 
 def workers(text: str) -> int:
-    """An argparse type: a number of processes, no more than there are cores for them, which is said."""
+    """An argparse type: a number of processes. Notes if there are fewer cores, and takes as many."""
     asked, cores = not_negative(int)(text), available_cores()
     if asked > cores:
         print(f"note: --workers {asked}: this process may use {cores} cores, so {cores} are started", file=sys.stderr)

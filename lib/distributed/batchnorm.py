@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are those of the rows of all processes."""
+"""BatchNorm with the statistics of a batch that several processes share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes, each of which goes on with it in a computation of its own.
+    """The sum of a tensor over all processes. So is its gradient, since each process computes with the sum.
 
     torch.distributed.nn.functional.all_reduce is the same, but deprecated.
     """
@@ -26,7 +26,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _SharedStatistics:
-    """What turns a BatchNorm into one whose statistics are those of the rows of all processes."""
+    """Turns a BatchNorm into one that takes mean and variance over the rows of all processes."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -56,5 +56,5 @@ def share_statistics(model: nn.Module) -> None:
     """Let every BatchNorm of a model take its statistics from all processes; torch's SyncBatchNorm needs GPUs."""
     for module in model.modules():
         if isinstance(module, _BatchNorm) and not isinstance(module, _SharedStatistics):
-            kind = type(module)
-            module.__class__ = type(f"Shared{kind.__name__}", (_SharedStatistics, kind), {})
+            norm = type(module)
+            module.__class__ = type(f"Shared{norm.__name__}", (_SharedStatistics, norm), {})

@@ -15,29 +15,29 @@ from torch import Tensor, nn
 from lib.core.fragments import Fragments, Items
 from lib.distributed.launch import is_main, my_slice, rank, world_size
 
-# ---- what processes tell each other ----
+# ---- messages ----
 
 
 def gather_objects(value: Any) -> list[Any]:
     """A plain value of every process, in their order."""
     if not dist.is_initialized():
         return [value]
-    found = [None] * world_size()
-    dist.all_gather_object(found, value)
-    return found
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def max_over_processes(value: int) -> int:
     """The largest of the processes' values."""
     if not dist.is_initialized():
         return value
-    found = torch.tensor([value])
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    largest = torch.tensor([value])
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def gather_rows(part: np.ndarray, count: int) -> np.ndarray:
-    """All `count` rows of an array of which each process has its `share`."""
+    """All `count` rows of an array; each process gives `my_slice` of them."""
     if not dist.is_initialized():
         return part
     rows = np.empty((count, *part.shape[1:]), part.dtype)
@@ -46,7 +46,7 @@ def gather_rows(part: np.ndarray, count: int) -> np.ndarray:
 
 
 def fill_rows(rows: np.ndarray) -> np.ndarray:
-    """An array of whose rows each process has filled its `share`, filled by all."""
+    """An array with the rows of all processes; each has filled `my_slice` of it."""
     for source in range(world_size()) if dist.is_initialized() else ():
         start, stop = (len(rows) * number // world_size() for number in (source, source + 1))
         dist.broadcast(torch.from_numpy(rows[start:stop]), source)
@@ -54,7 +54,7 @@ def fill_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def gather_to_main(own: np.ndarray | None, counts: list[int]) -> list[np.ndarray]:
-    """On the first process the arrays of all, of which process i has `counts[i]` rows of one shape; elsewhere none."""
+    """The arrays of all processes on the main process, elsewhere none; process i gives `counts[i]` rows."""
     if not dist.is_initialized():
         return [own]
     if not is_main():
@@ -97,16 +97,17 @@ def gather_items(items: Items | None) -> list[Items]:
     """The items of every process that has some, with gradient; padding is not sent."""
     if not dist.is_initialized():
         return [items]
-    told = gather_objects(None if items is None else (type(items), items.real, items.rows.shape[2], items.rows.dtype))
-    kind, _, width, dtype = next(each for each in told if each is not None)
-    counts = [0 if each is None else int(each[1].sum()) for each in told]
+    layout = None if items is None else (type(items), items.real, items.rows.shape[2], items.rows.dtype)
+    layouts = gather_objects(layout)
+    items_type, _, width, dtype = next(each for each in layouts if each is not None)
+    counts = [0 if each is None else int(each[1].sum()) for each in layouts]
     if items is None:
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
         rows = torch.empty(0, width, dtype=dtype, device=device)
     else:
         rows = items.packed()  # (n, K)
     parts = _AllRows.apply(rows, counts, True).split(counts)
-    return [kind.unpacked(part, each[1]) for part, each in zip(parts, told, strict=True) if each is not None]
+    return [items_type.unpacked(part, each[1]) for part, each in zip(parts, layouts, strict=True) if each is not None]
 
 
 def concatenated(parts: list[Fragments]) -> Fragments:

@@ -1,4 +1,4 @@
-"""Where a tokenizer's files lie: in a folder, in the hub's cache, or in the hub."""
+"""A tokenizer's files in a folder, in the hub's cache, or in the hub."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lib.core.errors import InputError
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt")
 
 
-def tokenizer_folder(path: str, files: Sequence[str], flag: str, what: str) -> Path:
-    """The folder that holds one of `files`, the vocabulary of a model of the kind `what` that `flag` names.
+def tokenizer_folder(path: str, files: Sequence[str], flag: str, model: str) -> Path:
+    """The folder that holds one of `files`, the vocabulary of the BERT or CLIP (`model`) that `flag` names.
 
-    A folder never causes a download; a hub name is looked up in the local cache first. Raises InputError when there is
-    no such folder or no vocabulary in it, and when the hub can't be reached.
+    A folder never causes a download; a hub name is looked up in the local cache first. Raises InputError if the
+    folder or its vocabulary is missing, or the hub can't be reached.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -24,7 +24,7 @@ def tokenizer_folder(path: str, files: Sequence[str], flag: str, what: str) -> P
             raise InputError(f"{folder}: neither {' nor '.join(files)} there; {flag} needs a tokenizer")
         return folder
     if folder.exists() or folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
-        raise InputError(f"{path}: no such folder; {flag} takes a {what} folder or a hub name")
+        raise InputError(f"{path}: no such folder; {flag} takes a {model} folder or a hub name")
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -43,7 +43,7 @@ def tokenizer_folder(path: str, files: Sequence[str], flag: str, what: str) -> P
             f"download the model on a machine with network and give its folder as {flag}"
         ) from None
     if not any((folder / name).is_file() for name in files):
-        raise InputError(f"{path}: the hub's model holds neither {' nor '.join(files)}; give a {what} model")
+        raise InputError(f"{path}: the hub's model holds neither {' nor '.join(files)}; give a {model} model")
     return folder
 
 
