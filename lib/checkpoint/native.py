@@ -13,13 +13,12 @@ from torch import Tensor
 
 from lib.checkpoint.checkpoint import Checkpoint, dense_tensors
 from lib.checkpoint.digests import digests, sealed
-from lib.checkpoint.upgrade import DIGESTS_SINCE, VERSION, upgrade
 from lib.core.config import ModelConfig
 from lib.core.errors import InputError, listed, shown
 from lib.files.writing import atomic_write, plain
 from lib.model import complete
 
-FORMAT, DEFAULT = "esl-checkpoint", ModelConfig()
+FORMAT, VERSION, DEFAULT = "esl-checkpoint", 4, ModelConfig()
 KINDS = {  # of every entry beside format and version
     "config": dict, "model": dict, "optimizer": (dict, type(None)), "epoch": int, "step": int,
     "best_rsum": (int, float), "best_step": int, "position": dict, "settings": dict, "criterion": dict, "extras": dict,
@@ -82,7 +81,7 @@ def recognises(content: Any) -> bool:
 
 def has_digests(content: Any) -> bool:
     """Whether a file's content has digests of its tensors, which `read` checks."""
-    return recognises(content) and isinstance(content.get("version"), int) and content["version"] >= DIGESTS_SINCE
+    return recognises(content) and content.get("version") == VERSION
 
 
 def name_of(key: str, config: ModelConfig) -> str:
@@ -92,17 +91,16 @@ def name_of(key: str, config: ModelConfig) -> str:
 def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoint:
     """The Checkpoint of a file in our format.
 
-    Raises InputError for one of a newer version, for one that is not as it was written, and for missing entries.
+    Raises InputError for another version, for content that is not as it was written, and for missing entries.
     """
     version = content.get("version")
+    if isinstance(version, int) and version < VERSION:
+        raise InputError(
+            f"{path}: its format is of version {shown(version)}, and version {VERSION} is the first that is read"
+        )
     if not isinstance(version, int) or version > VERSION:
         raise InputError(f"{path}: its format is of version {shown(version)}, expected {VERSION}; update this code")
-    if has_digests(content):
-        content = _as_written(content, path)
-    try:
-        content = upgrade(content, version)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    content = _as_written(content, path)
     broken = [name for name, kind in KINDS.items() if name not in content or not isinstance(content[name], kind)]
     if broken:
         raise InputError(f"{path}: {', '.join(broken)} missing or of a wrong type; the file was altered, save it again")
