@@ -19,7 +19,7 @@ import torch
 import lib.commands.train as job
 import train as script
 from lib.checkpoint import read_checkpoint
-from lib.checkpoint.digests import sealed
+from lib.checkpoint.native import sealed
 from lib.datasets.loaders import EpochSampler
 from lib.training.engine import Trainer
 from lib.training.lock import locked

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,13 @@ import torch
 from torch import Tensor
 
 from lib.checkpoint.checkpoint import Checkpoint, dense_tensors
-from lib.checkpoint.digests import digests, sealed
 from lib.core.config import ModelConfig
 from lib.core.errors import InputError, listed, shown
 from lib.files.writing import atomic_write, plain
 from lib.model import complete
 
 FORMAT, VERSION, DEFAULT = "esl-checkpoint", 4, ModelConfig()
+PLAIN = "the values beside the tensors"
 KINDS = {  # of every entry beside format and version
     "config": dict, "model": dict, "optimizer": (dict, type(None)), "epoch": int, "step": int,
     "best_rsum": (int, float), "best_step": int, "position": dict, "settings": dict, "criterion": dict, "extras": dict,
@@ -141,3 +143,34 @@ def _config(values: dict[str, Any], path: Path) -> ModelConfig:
 def plain_tensors(value: Any) -> Any:
     """`value` with its tensors on the CPU and plain values everywhere else, as weights_only reads them."""
     return plain(value, lambda x: x.detach().cpu() if isinstance(x, Tensor) else x if type(x) is bytes else str(x))
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds: the content and its digests."""
+    content = {name: value for name, value in content.items() if name != "digests"}
+    return content | {"digests": digests(content)}
+
+
+def digests(content: Any) -> dict[str, int]:
+    """CRC-32 of the values of every tensor in a nest of dicts and lists, by its place ("model.fc.weight"), and of
+    everything else in it, types and shapes included, under PLAIN."""
+    tensors: dict[str, Tensor] = {}
+
+    def described(value: Any, place: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[place] = value
+            return str(value.dtype), tuple(value.shape)
+        if isinstance(value, dict):
+            items = sorted(value.items(), key=lambda pair: ascii(pair[0]))  # in whatever order they were written
+            return [(key, described(item, f"{place}.{key}" if place else str(key))) for key, item in items]
+        if isinstance(value, list | tuple):
+            return type(value).__name__, [described(item, f"{place}.{i}") for i, item in enumerate(value)]
+        return value
+
+    plain = zlib.crc32(ascii(described(content, "")).encode())
+    with ThreadPoolExecutor() as pool:  # zlib runs beside Python
+        return {PLAIN: plain} | dict(zip(tensors, pool.map(_digest, tensors.values()), strict=True))
+
+
+def _digest(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib.checkpoint import load_for, load_model, read_checkpoint, save_checkpoint
-from lib.checkpoint.digests import sealed
+from lib.checkpoint.native import sealed
 from lib.core.errors import InputError
 from tests.checkpoint.released.layouts import BERT, IMG_DIM, KINDS, assert_same_tensors, small_model
 
