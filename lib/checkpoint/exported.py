@@ -12,7 +12,6 @@ from typing import Any
 
 from lib.checkpoint import native as ours
 from lib.checkpoint.checkpoint import Checkpoint
-from lib.checkpoint.digests import sealed
 from lib.core.errors import InputError
 from lib.files.safetensors import METADATA, write_safetensors
 
@@ -41,6 +40,6 @@ def write(path: str | Path, checkpoint: Checkpoint) -> None:
     content = ours.content_of(dataclasses.replace(checkpoint, optimizer=None, position={}, criterion={}, extras={}))
     weights = content.pop("model")
     rest = json.loads(json.dumps(content))  # as it is read back
-    rest = sealed(rest | {"model": weights})
+    rest = ours.sealed(rest | {"model": weights})
     del rest["model"]
     write_safetensors(path, weights, {"format": "pt", ours.FORMAT: json.dumps(rest)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,13 @@ import torch
 from torch import Tensor
 
 from lib.checkpoint.checkpoint import Checkpoint, dense_tensors
-from lib.checkpoint.digests import digests, sealed
-from lib.checkpoint.upgrade import DIGESTS_SINCE, VERSION, upgrade
 from lib.core.config import ModelConfig
 from lib.core.errors import InputError, listed, shown
 from lib.files.writing import atomic_write, plain
 from lib.model import complete
 
-FORMAT, DEFAULT = "esl-checkpoint", ModelConfig()
+FORMAT, VERSION, DEFAULT = "esl-checkpoint", 4, ModelConfig()
+PLAIN = "the values beside the tensors"
 KINDS = {  # of every entry beside format and version
     "config": dict, "model": dict, "optimizer": (dict, type(None)), "epoch": int, "step": int,
     "best_rsum": (int, float), "best_step": int, "position": dict, "settings": dict, "criterion": dict, "extras": dict,
@@ -82,7 +83,7 @@ def recognises(content: Any) -> bool:
 
 def has_digests(content: Any) -> bool:
     """Whether a file's content has digests of its tensors, which `read` checks."""
-    return recognises(content) and isinstance(content.get("version"), int) and content["version"] >= DIGESTS_SINCE
+    return recognises(content) and content.get("version") == VERSION
 
 
 def name_of(key: str, config: ModelConfig) -> str:
@@ -92,17 +93,16 @@ def name_of(key: str, config: ModelConfig) -> str:
 def read(content: dict[str, Any], path: Path, paths: dict[str, Any]) -> Checkpoint:
     """The Checkpoint of a file in our format.
 
-    Raises InputError for one of a newer version, for one that is not as it was written, and for missing entries.
+    Raises InputError for another version, for content that is not as it was written, and for missing entries.
     """
     version = content.get("version")
+    if isinstance(version, int) and version < VERSION:
+        raise InputError(
+            f"{path}: its format is of version {shown(version)}, and version {VERSION} is the first that is read"
+        )
     if not isinstance(version, int) or version > VERSION:
         raise InputError(f"{path}: its format is of version {shown(version)}, expected {VERSION}; update this code")
-    if has_digests(content):
-        content = _as_written(content, path)
-    try:
-        content = upgrade(content, version)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    content = _as_written(content, path)
     broken = [name for name, kind in KINDS.items() if name not in content or not isinstance(content[name], kind)]
     if broken:
         raise InputError(f"{path}: {', '.join(broken)} missing or of a wrong type; the file was altered, save it again")
@@ -143,3 +143,34 @@ def _config(values: dict[str, Any], path: Path) -> ModelConfig:
 def plain_tensors(value: Any) -> Any:
     """`value` with its tensors on the CPU and plain values everywhere else, as weights_only reads them."""
     return plain(value, lambda x: x.detach().cpu() if isinstance(x, Tensor) else x if type(x) is bytes else str(x))
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds: the content and its digests."""
+    content = {name: value for name, value in content.items() if name != "digests"}
+    return content | {"digests": digests(content)}
+
+
+def digests(content: Any) -> dict[str, int]:
+    """CRC-32 of the values of every tensor in a nest of dicts and lists, by its place ("model.fc.weight"), and of
+    everything else in it, types and shapes included, under PLAIN."""
+    tensors: dict[str, Tensor] = {}
+
+    def described(value: Any, place: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[place] = value
+            return str(value.dtype), tuple(value.shape)
+        if isinstance(value, dict):
+            items = sorted(value.items(), key=lambda pair: ascii(pair[0]))  # in whatever order they were written
+            return [(key, described(item, f"{place}.{key}" if place else str(key))) for key, item in items]
+        if isinstance(value, list | tuple):
+            return type(value).__name__, [described(item, f"{place}.{i}") for i, item in enumerate(value)]
+        return value
+
+    plain = zlib.crc32(ascii(described(content, "")).encode())
+    with ThreadPoolExecutor() as pool:  # zlib runs beside Python
+        return {PLAIN: plain} | dict(zip(tensors, pool.map(_digest, tensors.values()), strict=True))
+
+
+def _digest(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib.checkpoint import read_checkpoint
-from lib.checkpoint.digests import sealed
+from lib.checkpoint.native import sealed
 from lib.core.config import ModelConfig
 from lib.core.errors import InputError
 from lib.encoders import IMAGE_ENCODERS, TEXT_ENCODERS

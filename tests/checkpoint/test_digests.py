@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.checkpoint import read_checkpoint, save_checkpoint
-from lib.checkpoint.digests import PLAIN, digests
+from lib.checkpoint.native import PLAIN, digests
 from tests.attack.refusals import refuses
 from tests.checkpoint.released.layouts import small_model
 

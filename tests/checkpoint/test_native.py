@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib.checkpoint import load_for, load_model, read_checkpoint, save_checkpoint
-from lib.checkpoint.digests import sealed
+from lib.checkpoint.native import sealed
 from lib.core.errors import InputError
 from tests.checkpoint.released.layouts import BERT, IMG_DIM, KINDS, assert_same_tensors, small_model
 
@@ -122,6 +122,12 @@ def test_a_version_that_is_not_known_is_a_reason_to_update(version, saved):
     assert refusal(path) == f"its format is of version {version}, expected 4; update this code"
 
 
+@pytest.mark.parametrize("version", [-1, 0, 1, 2, 3, True])
+def test_a_version_before_the_first_released_one_is_named(version, saved):
+    text = refusal(saved(lambda content: content.update(version=version)))
+    assert f"version {version}," in text and "version 4 is the first" in text
+
+
 @pytest.mark.parametrize(
     "name",
     ["config", "model", "optimizer", "criterion", "epoch", "step", "best_rsum", "best_step", "position", "settings",
@@ -142,7 +148,7 @@ def test_all_entries_that_are_missing_are_named(saved):
 
 
 def test_an_entry_of_the_configuration_that_no_model_has_is_named_as_such(saved):
-    for name in ("precomp_enc_type", "shape"):  # one went away with version 1, one never was
+    for name in ("precomp_enc_type", "shape"):
         path = saved(lambda content: content["config"].update({name: "round"}))  # noqa: B023
         assert refusal(path) == f"its configuration has entries of no model ({name}); the file was altered"
     path = saved(lambda content: content["config"].update({"a\nb": 1, 7: 2}))

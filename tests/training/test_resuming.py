@@ -19,7 +19,7 @@ from lib.training.losses import HingeTriplet
 from lib.training.optim import OPTIMIZERS
 from lib.training.resuming import resume
 from lib.training.schedule import CosineSchedule, Phase, Schedule
-from tests.helpers import content, differences, small_batch
+from tests.helpers import differences, small_batch
 from tests.training.small_runs import STEPS, run_in, trainer_of
 
 PHASE = Phase(0.5, False, 1.0, 0)
@@ -203,30 +203,6 @@ def test_an_optimizer_of_another_name_is_refused_where_its_state_would_fit(tmp_p
     checkpoint = saved(trainer_of(), tmp_path, optim="adam")
     with pytest.raises(InputError, match="its optimizer state does not fit"):
         resume(run_in(tmp_path, optim="of_the_user"), trainer_of(), checkpoint)
-
-
-def test_a_file_of_the_first_version_is_resumed_with_its_optimizer(tmp_path, lines):
-    """Its groups were called head, bert and backbone."""
-    trainer = trainer_of()
-    trainer.step(batch_of(), PHASE)
-    saved(trainer, tmp_path)
-    old = content(tmp_path / "checkpoint.pth")
-    config = dataclasses.asdict(trainer.runner.model.config)
-    old |= {
-        "version": 1,
-        "released_extras": old.pop("extras"),
-        "config": {"similarity": "vse_infty", "embed_size": 256, "precomp_enc_type": "basic", "kernel_size": 2,
-                   "backbone_source": "detector", "input_scale_factor": 1.0, "bert": config["text_options"]}
-        | {name: config["similarity_options"][name] for name in ("no_imgnorm", "no_txtnorm")}
-        | config["image_options"],
-    }  # fmt: skip
-    del old["criterion"]
-    old["optimizer"]["param_groups"][1]["name"] = "bert"
-    torch.save(old, tmp_path / "old.pth")
-    again, run = trainer_of(), run_in(tmp_path)
-    resume(run, again, read_checkpoint(tmp_path / "old.pth"))
-    assert differences(again.optimizer.state_dict(), trainer.optimizer.state_dict()) == []
-    assert (run.epoch, run.step, run.best_rsum) == (1, STEPS, 210.0)
 
 
 # ---- states that no run has been in ----
