@@ -229,9 +229,10 @@ def test_memory_stays_at_a_few_rows_whatever_the_length_of_the_source(data, tmp_
     features = encode(np.ones((BOXES, dim), "<f4"))
     source = write_lines(tmp_path / "a.tsv", [bua_row(number, features=features) for number in ids])
     assert source.stat().st_size > 6e6
+    run(data, source, dim=dim)  # whatever is imported at first use
     tracemalloc.start()
     try:
-        run(data, source, dim=dim)
+        run(data, source, dim=dim, more=["--overwrite"])
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
