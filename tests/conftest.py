@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import functools
 import os
 from collections.abc import Callable
@@ -17,8 +18,21 @@ SHARED: Path | None = _shared if (_shared / "golden").is_dir() else None
 needs_shared = pytest.mark.skipif(SHARED is None, reason="the folder with golden values is not here")
 
 
+END_TO_END = ("test_resuming.py", "test_extending.py", "commands/*", "tools/*/test_main.py")  # whole scripts
+
+
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Call to deprecated create function:DeprecationWarning")
+
+
+def pytest_collection_modifyitems(items):
+    root = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(root).as_posix()
+        if path.startswith("attack/"):
+            item.add_marker("attack")
+        if any(fnmatch.fnmatch(path, pattern) for pattern in END_TO_END):
+            item.add_marker("end_to_end")
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:

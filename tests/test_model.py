@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 
 import numpy as np
@@ -11,14 +10,13 @@ import pytest
 import torch
 
 from lib import model as module
-from lib.core.config import ModelConfig, Option, Part
+from lib.core.config import ModelConfig
 from lib.core.errors import InputError
 from lib.core.fragments import Fragments, Tokens
 from lib.encoders.bert import bert_values, load_bert_config
 from lib.encoders.fields import BERT as FIELDS
 from lib.inference.input_spec import input_spec
 from lib.model import build_model, check_memory, complete, describe, image_part, text_part
-from lib.similarity import HEADS as ROWS
 from lib.training.losses import HingeTriplet
 from tests.helpers import BERT, HEADS, small_batch, small_config
 
@@ -113,22 +111,6 @@ def test_the_model_scores_all_pairs_of_regions_or_raw_images_with_captions(simil
     assert torch.equal(scores, separately)
 
 
-def test_switching_off_a_norm_changes_the_scores_of_that_side_alone():
-    images, captions = small_batch()
-    scores = {}
-    for switches in ((), ("no_imgnorm",), ("no_txtnorm",)):
-        torch.manual_seed(1)
-        model = build_model(small_config("vse_infty", **dict.fromkeys(switches, True))).eval()
-        scores[switches] = model(images, captions).detach()
-        sides = (
-            model.similarity.embed_images(model.image_encoder(images)),
-            model.similarity.embed_captions(model.text_encoder(captions)),
-        )
-        unit = [torch.allclose(side.norm(dim=1), torch.ones(7), atol=1e-5) for side in sides]
-        assert unit == ["no_imgnorm" not in switches, "no_txtnorm" not in switches]
-    assert not torch.allclose(scores[()], scores[("no_imgnorm",)])
-
-
 # ---- building ----
 
 
@@ -201,12 +183,6 @@ def test_values_that_no_network_can_have_are_refused_with_their_flag(changes, me
         build_model(ModelConfig(**({"embed_size": 256} | bert | changes)))
 
 
-def test_the_pooled_head_needs_no_256_dimensions():
-    images, captions = small_batch()
-    model = build_model(small_config("vse_infty", embed_size=64))
-    assert model.config.embed_size == 64 and model(images, captions).shape == (7, 7)
-
-
 def test_a_complete_configuration_has_the_options_of_its_parts_and_those_of_no_other():
     head = {"no_imgnorm": False, "no_txtnorm": False}
     assert complete(ModelConfig()) == ModelConfig(
@@ -226,23 +202,6 @@ def test_what_only_the_files_tell_is_read_where_paths_are_given_alone(sample):
     assert config.text_options["num_attention_heads"] == 2 and config.text_options["hidden_size"] == 128
     with pytest.raises(InputError, match="--bert_path nowhere"):
         complete(ModelConfig(), {"bert_path": "nowhere/at/all"})
-
-
-def test_a_new_head_is_found_by_its_name_with_its_options(monkeypatch):
-    class Constant(torch.nn.Module):
-        def __init__(self, embed_size, options):
-            super().__init__()
-            self.value = options["value"]
-
-        def forward(self, images, captions):
-            return torch.full((images.count, captions.count), self.value)
-
-    monkeypatch.setitem(ROWS, "constant", Part("Constant", Constant, {"value": Option(0.5, "all scores")}))
-    for given, value in (({}, 0.5), ({"value": 2.0}, 2.0)):
-        model = build_model(dataclasses.replace(small_config(), similarity="constant", similarity_options=given))
-        assert model.config.similarity_options == {"value": value}
-        assert torch.equal(model(*small_batch()), torch.full((7, 7), value))
-    assert describe(model.config) == "Constant, region features, BERT"
 
 
 # ---- what its encoders read ----
@@ -279,11 +238,6 @@ def test_a_network_is_described_as_published_figures_are_looked_up():
 def test_the_rows_of_a_configuration_are_those_of_the_tables():
     config = small_config(grid=True)
     assert image_part(config) is module.IMAGE_ENCODERS["grid"] and text_part(config) is module.TEXT_ENCODERS["bert"]
-
-
-def test_a_configuration_of_plain_values_survives_json():
-    config = small_config("esl_h", grid=True, input_scale_factor=0.5)
-    assert ModelConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 def test_weights_that_do_not_fit_into_memory_are_refused_before_they_are_made(monkeypatch):

@@ -22,7 +22,7 @@ TINY = Sizes(
     grid_pixels=64, backbones=("tiny",), encoded=(128, 20), rounds=1, epochs=2, seconds=0,
     sample=SampleConfig(images=20, dev_images=5, test_images=4),
 )  # fmt: skip
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_thread")]
 
 
 @pytest.fixture

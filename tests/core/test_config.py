@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -76,9 +77,9 @@ def test_a_name_without_a_row_is_refused_with_the_names_that_have_one():
         row(table, "three", "--part")
 
 
-def test_a_configuration_survives_its_dict():
+def test_a_configuration_survives_json():
     config = ModelConfig("esl_h", "grid", "bert", 256, {"no_imgnorm": True}, {"backbone_source": "tiny"}, {"layers": 2})
-    assert ModelConfig(**dataclasses.asdict(config)) == config != ModelConfig()
+    assert ModelConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config != ModelConfig()
 
 
 def test_a_configuration_cannot_be_changed():

@@ -56,7 +56,7 @@ def test_a_head_of_ones_own_scores_trains_and_is_evaluated(mean_head):
     model = build_model(small_config("mean", embed_size=128, dropout=0.0, start=3.0))
     images, captions = small_batch()
     scores = model(images, captions)
-    assert scores.shape == (7, 7) and model.similarity.factor == 3.0
+    assert scores.shape == (7, 7) and model.similarity.factor == 3.0 and describe(model.config).startswith("Mean, ")
     scores.sum().backward()
     assert all(p.grad.isfinite().all() for p in model.similarity.parameters())
     runner = Runner(model, [CPU], backend=Backend("plain"))
@@ -64,10 +64,6 @@ def test_a_head_of_ones_own_scores_trains_and_is_evaluated(mean_head):
     assert torch.equal(runner.score(*encoded), scores)
     prepared = runner.prepare_images(encoded[0]), runner.prepare_captions(encoded[1])
     assert torch.equal(runner.heads()[0].score(*prepared), scores)
-
-
-def test_a_head_of_ones_own_is_described_by_its_label(mean_head):
-    assert describe(small_config("mean", embed_size=128)).startswith("Mean, ")
 
 
 def test_a_head_compares_no_words_and_takes_all_images_unless_it_says_otherwise():
@@ -84,6 +80,8 @@ def test_calling_a_head_prepares_both_sides_and_scores(name):
     images, captions = Fragments.full(torch.randn(5, 3, 256)), Fragments.full(torch.randn(4, 2, 256))
     expected = head.score(head.prepare_images(images), head.prepare_captions(captions))
     assert expected.shape == (5, 4) and torch.equal(head(images, captions), expected)
+    for vectors, count in ((head.embed_images(images), 5), (head.embed_captions(captions), 4)):  # of length one
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(count))
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -110,22 +108,13 @@ def test_items_prepared_one_by_one_have_the_scores_of_the_batch(name):
         for n in lengths
     )
     expected = head(images, captions)
+    prepared = head.prepare_images(images), head.prepare_captions(captions)
     for i, (regions, real) in enumerate(zip(*images, strict=True)):
-        alone = head.prepare_images(Fragments.full(regions[real][None]))
-        found = head.score(alone, head.prepare_captions(captions))
-        torch.testing.assert_close(found[0], expected[i], rtol=1e-9, atol=1e-12)
+        alone = head.score(head.prepare_images(Fragments.full(regions[real][None])), prepared[1])
+        torch.testing.assert_close(alone[0], expected[i], rtol=1e-9, atol=1e-12)
     for j, (words, real) in enumerate(zip(*captions, strict=True)):
-        alone = head.prepare_captions(Fragments.full(words[real][None]))
-        found = head.score(head.prepare_images(images), alone)
-        torch.testing.assert_close(found[:, 0], expected[:, j], rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_item_vectors_have_length_one(name):
-    head, fragments = HEADS[name].make(256), Fragments.full(torch.randn(5, 3, 256))
-    for vectors in (head.embed_images(fragments), head.embed_captions(fragments)):
-        assert len(vectors) == 5
-        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+        alone = head.score(prepared[0], head.prepare_captions(Fragments.full(words[real][None])))
+        torch.testing.assert_close(alone[:, 0], expected[:, j], rtol=1e-9, atol=1e-12)
 
 
 def test_what_a_head_does_not_say_is_not_guessed():

@@ -11,6 +11,8 @@ from lib.evaluation.matrices.stored import save_results
 from lib.tools import queries as script
 from tests.helpers import error_line, evaluate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scored(sample, runs, tmp_path_factory):
@@ -25,20 +27,17 @@ def run(*arguments) -> None:
     script.main([str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("form", ["ours", "pickled", "text"])
-def test_tables_of_a_saved_matrix_are_those_of_eval(sample, scored, tmp_path, form, capsys):
-    matrix, flags = scored / "results_f30k.npy", ()
-    if form != "ours":
-        scores, flags = np.load(matrix), ("--dataset", "f30k", "--split", "test")
-        matrix = tmp_path / ("other.npy" if form == "pickled" else "other.txt")
-        if form == "pickled":
-            np.save(matrix, {"npts": 10, "sims": scores}, allow_pickle=True)
-        else:
-            np.savetxt(matrix, scores)
-    run(matrix, "--data_path", sample / "f30k", "--output", tmp_path / "out/q.jsonl", *flags)
-    assert f"queries: {tmp_path}/out/q_t2i.jsonl" in capsys.readouterr().out
-    for name in ("q_i2t.jsonl", "q_t2i.jsonl"):
-        assert (tmp_path / "out" / name).read_text() == (scored / name).read_text()
+def test_tables_of_a_saved_matrix_are_those_of_eval(sample, scored, tmp_path, capsys):
+    scores, named = np.load(scored / "results_f30k.npy"), ("--dataset", "f30k", "--split", "test")
+    np.save(tmp_path / "other.npy", {"npts": 10, "sims": scores}, allow_pickle=True)
+    np.savetxt(tmp_path / "other.txt", scores)
+    forms = ((scored / "results_f30k.npy", ()), (tmp_path / "other.npy", named), (tmp_path / "other.txt", named))
+    for number, (matrix, flags) in enumerate(forms):
+        out = tmp_path / f"out {number}"
+        run(matrix, "--data_path", sample / "f30k", "--output", out / "q.jsonl", *flags)
+        assert str(out / "q_t2i.jsonl") in capsys.readouterr().out
+        for name in ("q_i2t.jsonl", "q_t2i.jsonl"):
+            assert (out / name).read_text() == (scored / name).read_text()
 
 
 def test_tables_name_image_files_captions_and_ranks_that_give_the_recalls(sample, scored):

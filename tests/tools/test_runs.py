@@ -86,6 +86,7 @@ def test_bad_input_is_one_line(two, tmp_path, capsys):
     assert "config.json: not the record of a run" in error_line(tool.main, [two[0]], capsys)
 
 
+@pytest.mark.slow
 def test_matplotlib_is_loaded_for_pictures_alone(tmp_path):
     assert {"lib.tools.runs", "lib.commands.train", "lib.commands.evaluate"} <= set(IMPORTED)
     assert in_a_process(tmp_path, print_whether_loaded, "matplotlib", "torch").stdout == "[False, True]\n"

@@ -75,24 +75,6 @@ def test_the_memory_of_a_way_limits_the_buffers(kernels, monkeypatch):
     assert limits == [12345]
 
 
-@pytest.mark.parametrize("count", [1, 31, 5000])
-@pytest.mark.parametrize("kernels", KERNELS)
-def test_a_tile_of_evaluation_holds_at_least_one_image_and_no_more_than_there_are(kernels, count):
-    for regions in (1, 36, 256, 10_000):
-        assert 1 <= alignment.images_per_tile(regions, count, CPU, Backend(kernels)) <= count
-
-
-def test_the_plain_way_takes_few_images_at_a_time():
-    assert alignment.images_per_tile(36, 5000, CPU, Backend("plain")) == PLAIN_IMAGES
-
-
-@pytest.mark.parametrize("kernels", FASTER)
-def test_a_tile_of_evaluation_is_one_tile_of_scoring(kernels):
-    packed = kernels == "auto" and cpu_kernel.available(CPU)
-    found = alignment.images_per_tile(36, 5000, CPU, Backend(kernels))
-    assert found == tiles.image_tile(36, 5000, tiles.budget(CPU, None, packed))
-
-
 # ---- the constants ----
 
 
@@ -154,3 +136,13 @@ def test_where_the_largest_logit_is_subtracted_changes_no_score(largest, monkeyp
     for name in ("both_masks", "one_word", "one_region", "zero_similarities", "scale_above_60"):
         given = problem(name).to(torch.float64)
         assert max(errors(outcome(tiled.alignment_scores, given), definition(given))) < 1e-9, name
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_tile_of_evaluation_is_one_tile_of_scoring_and_never_empty(kernels):
+    images_per_tile = partial(alignment.images_per_tile, device=CPU, backend=Backend(kernels))
+    for count in (1, 31, 5000):
+        for regions in (1, 36, 256, 10_000):
+            assert 1 <= images_per_tile(regions, count) <= count
+    budget = tiles.budget(CPU, None, kernels == "auto" and cpu_kernel.available(CPU))
+    assert images_per_tile(36, 5000) == (PLAIN_IMAGES if kernels == "plain" else tiles.image_tile(36, 5000, budget))

@@ -82,12 +82,6 @@ def test_more_padding_changes_no_score_and_no_gradient():
     assert max(errors([scores, images[:, :-3], captions[:, :-3], scale], expected)) < 1e-12
 
 
-def test_padding_gets_no_gradient():
-    given = problem("both_masks")
-    _, images, captions, _ = outcome(plain.alignment_scores, given)
-    assert (images[~given.images.mask] == 0).all() and (captions[~given.captions.mask] == 0).all()
-
-
 def test_masked_fragments_may_stand_anywhere():
     given = problem("both_masks").to(torch.float64)
     order = torch.randperm(9), torch.randperm(6)

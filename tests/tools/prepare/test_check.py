@@ -10,6 +10,7 @@ import pytest
 
 from lib.evaluation.cxc.annotations import CSV_FILES, GALLERY_FILES, JSON_FILES
 from lib.tools.prepare.__main__ import main
+from tests.helpers import error_line
 
 
 def make_split(data, split: str, ids: list[int], dim: int = 4):
@@ -63,21 +64,17 @@ def test_whole_data_set_can_be_trained_and_evaluated_either_way(data, capsys):
     assert out.count("missing:") == 1 and "original_updown_backbone.pth" in out
 
 
-def test_region_features_alone_are_enough(data, capsys):
+def test_region_features_or_raw_images_alone_are_enough(data, capsys):
     (data / "flickr30k-images").rename(data / "elsewhere")
     code, out = run(capsys, data)
-    assert code == 0
-    assert "training (train and dev): can run on region features\n" in out
-    assert "flickr30k-images (raw images): the Flickr30K images" in out
-
-
-def test_raw_images_alone_are_enough(data, capsys):
-    for split in ("train", "dev", "test"):
-        (data / "precomp" / f"{split}_ims.npy").unlink()
+    assert code == 0 and "training (train and dev): can run on region features\n" in out
+    assert "flickr30k-images (raw images)" in out
+    (data / "elsewhere").rename(data / "flickr30k-images")
+    for path in (data / "precomp").glob("*_ims.npy"):
+        path.unlink()
     code, out = run(capsys, data)
-    assert code == 0
-    assert "evaluation (test): can run on raw images\n" in out
-    assert "missing: train_ims.npy, dev_ims.npy, test_ims.npy (region features): Kaggle data set kuanghueilee/" in out
+    assert code == 0 and "evaluation (test): can run on raw images\n" in out
+    assert "missing: train_ims.npy, dev_ims.npy, test_ims.npy (region features)" in out
 
 
 def test_a_missing_split_means_exit_code_1_and_says_where_to_get_it(data, capsys):
@@ -147,13 +144,10 @@ def test_image_in_two_splits_is_a_warning(data, capsys):
     assert code == 0 and "warning: 1 images are in train and in dev, first 2" in out
 
 
-def test_interrupted_regions_run_and_wrong_boxes_are_warnings(data, capsys):
+def test_an_interrupted_run_of_regions_is_a_warning(data, capsys):
     (data / "precomp" / "train_ims.json.part").write_text("{}")
-    np.save(data / "precomp" / "test_boxes.npy", np.zeros((2, 2, 4), np.float32))
     code, out = run(capsys, data)
-    assert code == 0
-    assert "train_ims.json.part: a run that writes features was interrupted" in out
-    assert "test_boxes.npy: shape (2, 2, 4), expected (2, 3, 4)" in out
+    assert code == 0 and "train_ims.json.part" in out
 
 
 @pytest.fixture
@@ -197,12 +191,6 @@ def test_what_own_data_lacks_comes_from_its_owner(own, capsys):
         assert foreign not in out
 
 
-def test_name_that_can_be_no_file_name_is_bad_input(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["check", str(tmp_path), "--data_name", "a/b"])
-    assert "--data_name 'a/b'" in capsys.readouterr().err
-
-
 def test_annotations_of_cxc_are_found_in_either_form(data, capsys):
     (data / "flickr30k-images").rename(data / "images")
     folder = data / "cxc_annots"
@@ -216,7 +204,6 @@ def test_annotations_of_cxc_are_found_in_either_form(data, capsys):
             path.unlink()
 
 
-def test_folder_that_is_not_there_is_bad_input(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["check", str(tmp_path / "none"), "--data_name", "f30k"])
-    assert "no such folder" in capsys.readouterr().err
+def test_a_missing_folder_and_an_impossible_name_are_bad_input(tmp_path, capsys):
+    for folder, name, words in ((tmp_path / "none", "f30k", "none: no such folder"), (tmp_path, "a/b", "--data_name")):
+        assert words in error_line(main, ["check", folder, "--data_name", name], capsys)

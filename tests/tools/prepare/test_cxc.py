@@ -11,6 +11,7 @@ from lib.evaluation.eccv import package_metrics
 from lib.files.reading import read_ids
 from lib.tools.prepare.__main__ import main
 from tests.evaluation.cxc.cxc_files import caption_name, image_name
+from tests.helpers import error_line
 
 SIS = [
     "image1,image2,agg_score,sampling_method",
@@ -52,11 +53,8 @@ def run(folders, *more):
 
 
 def failure(capsys, folders) -> str:
-    with pytest.raises(SystemExit, match="2"):
-        run(folders)
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
+    csvs, data = folders
+    return error_line(main, ["cxc", "--csv", csvs, "--data_path", data], capsys)
 
 
 def annotations(folders, file):
@@ -86,12 +84,12 @@ def test_ratings_within_a_modality_are_listed_from_both_ends_without_a_threshold
     }
 
 
-@pytest.mark.parametrize("ids", ["100\n101\n", "100\n100\n101\n101\n"])
-def test_ids_are_written_once_per_caption(folders, ids):
-    (folders[1] / "precomp" / "testall_ids.txt").write_text(ids)
-    run(folders)
-    assert (folders[1] / "cxc_annots" / "testall_ids.txt").read_text() == "100\n100\n101\n101\n"
-    assert (folders[1] / "cxc_annots" / "testall_capids.txt").read_text() == "1\n2\n11\n12\n"
+def test_ids_are_written_once_per_caption(folders):
+    for ids in ("100\n101\n", "100\n100\n101\n101\n"):
+        (folders[1] / "precomp" / "testall_ids.txt").write_text(ids)
+        run(folders, "--overwrite")
+        assert (folders[1] / "cxc_annots" / "testall_ids.txt").read_text() == "100\n100\n101\n101\n"
+        assert (folders[1] / "cxc_annots" / "testall_capids.txt").read_text() == "1\n2\n11\n12\n"
 
 
 def test_other_annotations_are_not_replaced_silently(folders, capsys):
@@ -100,7 +98,7 @@ def test_other_annotations_are_not_replaced_silently(folders, capsys):
     assert "wrote 0 files" in capsys.readouterr().out
     path = folders[1] / "cxc_annots" / "cxc_i2i.json"
     path.write_text("{}")
-    assert "cxc_i2i.json: there already with other content; --overwrite replaces it" in failure(capsys, folders)
+    assert "cxc_i2i.json: " in failure(capsys, folders)
     assert path.read_text() == "{}"
     assert run(folders, "--overwrite") == 0
     assert len(annotations(folders, "cxc_i2i.json")) == 3

@@ -36,6 +36,11 @@ def write(path, pairs):
     return path
 
 
+def one_each(path, caption="x"):
+    """A file of one caption for each of the twelve images."""
+    return write(path, [(name_of(number), caption) for number in range(12)])
+
+
 def arguments(photos, captions, *more) -> list[str]:
     target = photos.parent / "birds"
     return [str(part) for part in ("own", "--images", photos, "--captions", captions, "--data_path", target, *more)]
@@ -58,13 +63,13 @@ def test_every_caption_reaches_its_own_image(photos, tmp_path):
 
 
 def test_the_images_are_linked_and_not_copied(photos, tmp_path):
-    main(arguments(photos, write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)])))
+    main(arguments(photos, one_each(tmp_path / "c.tsv")))
     link = image_folder(tmp_path / "birds", "birds")
     assert link.name == "images" and link.is_symlink() and link.resolve() == photos.resolve()
 
 
 def test_own_data_carries_its_own_name(photos, tmp_path, capsys):
-    captions = write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)])
+    captions = one_each(tmp_path / "c.tsv")
     data = tmp_path / "birds"
     main(arguments(photos, captions))
     assert f"train.py --data_path {data} --data_name birds, eval.py --data_path {data} --dataset birds" in (
@@ -80,7 +85,7 @@ def test_own_data_carries_its_own_name(photos, tmp_path, capsys):
 def test_images_that_lie_in_the_data_folder_already_stay_there(photos, tmp_path):
     (tmp_path / "birds").mkdir()
     inside = photos.rename(tmp_path / "birds" / "images")
-    captions = write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)])
+    captions = one_each(tmp_path / "c.tsv")
     fixed = ["own", "--images", inside, "--captions", captions, "--data_path", tmp_path / "birds"]
     assert main([str(part) for part in fixed]) == 0
     assert not inside.is_symlink() and inside.is_dir()
@@ -114,7 +119,7 @@ def test_a_csv_with_a_header_is_read_whatever_its_separator_and_other_columns(ph
 
 
 def test_splits_too_small_to_choose_or_report_by_are_said(photos, tmp_path, capsys):
-    main(arguments(photos, write(tmp_path / "c.tsv", [(name_of(number), "x") for number in range(12)]), "--dev", 4))
+    main(arguments(photos, one_each(tmp_path / "c.tsv"), "--dev", 4))
     out = capsys.readouterr().out
     assert "note: dev has 4 images, too few to choose an epoch by (one of them moves a recall by 25.0)" in out
     assert "note: test has 1 images, too few to report recalls on" in out
@@ -130,15 +135,17 @@ def test_splits_depend_on_the_seed_alone_and_share_no_image():
 
 
 def test_a_second_run_writes_nothing_and_other_captions_need_overwrite(photos, tmp_path, capsys):
-    pairs = [(name_of(number), "x") for number in range(12)]
-    main(arguments(photos, write(tmp_path / "c.tsv", pairs)))
-    main(arguments(photos, tmp_path / "c.tsv"))
+    def captions():
+        return open_split(tmp_path / "birds", "birds", "test", need_features=False).captions
+
+    argv = arguments(photos, one_each(tmp_path / "c.tsv"))
+    main(argv)
+    main(argv)
     assert "wrote 0 files" in capsys.readouterr().out
-    other = arguments(photos, write(tmp_path / "c.tsv", [(name, "y") for name, _ in pairs]))
-    assert "there already with other content" in error_line(main, other, capsys)
-    assert open_split(tmp_path / "birds", "birds", "test", need_features=False).captions == ["x"]
-    main([*other, "--overwrite"])
-    assert open_split(tmp_path / "birds", "birds", "test", need_features=False).captions == ["y"]
+    one_each(tmp_path / "c.tsv", "y")
+    assert "--overwrite" in error_line(main, argv, capsys) and captions() == ["x"]
+    main([*argv, "--overwrite"])
+    assert captions() == ["y"]
 
 
 def test_images_without_a_caption_are_counted(photos, tmp_path, capsys):
@@ -147,32 +154,27 @@ def test_images_without_a_caption_are_counted(photos, tmp_path, capsys):
 
 
 def test_bad_input_is_one_line_that_names_the_place(photos, tmp_path, capsys):
-    good = [(name_of(number), "x") for number in range(12)]
     (photos / "text.png").write_text("no image")
+    file, table = one_each(tmp_path / "c.tsv"), tmp_path / "c.csv"
+    good = file.read_text()
     cases = [
-        ([*good, ("0.png", "  ")], (), "line 13: '0.png'; expected an image, a tab and its caption"),
-        ([*good, ("none.png", "x")], (), f"line 13: no image file {photos / 'none.png'}"),
-        ([*good, ("../c.tsv", "x")], (), "line 13: image '../c.tsv' leaves the folder"),
-        ([*good, ("text.png", "x")], (), f"{photos / 'text.png'}: corrupt or truncated image"),
-        (good, ("--dev", 6, "--test", 6), "--dev 6 and --test 6 leave none of 12 images to train on"),
-        (good, ("--images", tmp_path / "none"), "none: no such folder"),
+        (file, good + "0.png\t  \n", (), "line 13: '0.png'"),
+        (file, good + "none.png\tx\n", (), f"line 13: no image file {photos / 'none.png'}"),
+        (file, good + "../c.tsv\tx\n", (), "line 13: image '../c.tsv'"),
+        (file, good + "text.png\tx\n", (), f"{photos / 'text.png'}: "),
+        (file, "0.png no tab here\n", (), "line 1: '0.png no tab here'"),
+        (table, "0.png,x\n", (), "line 1: the header is '0.png,x'"),
+        (table, "image,caption\n0.png\n", (), "line 2: '0.png'"),
+        (file, good, ("--dev", 6, "--test", 6), "--dev 6 and --test 6"),
+        (file, good, ("--images", tmp_path / "none"), "none: no such folder"),
+        (file, good, ("--data_path", file / "birds"), "birds: cannot be written"),
     ]
-    for pairs, more, expected in cases:
-        argv = arguments(photos, write(tmp_path / "c.tsv", pairs), *more)
-        assert expected in error_line(main, argv, capsys)
-    taken = arguments(photos, write(tmp_path / "c.tsv", good), "--data_path", tmp_path / "c.tsv" / "birds")
-    assert "birds: cannot be written" in error_line(main, taken, capsys)
-    (tmp_path / "c.tsv").write_text("0.png no tab here\n")
-    assert "line 1: '0.png no tab here'" in error_line(main, arguments(photos, tmp_path / "c.tsv"), capsys)
-    (tmp_path / "c.csv").write_text("0.png,x\n")
-    assert "line 1: the header is '0.png,x'" in error_line(main, arguments(photos, tmp_path / "c.csv"), capsys)
-    (tmp_path / "c.csv").write_text("image,caption\n0.png\n")
-    assert "line 2: '0.png'; expected an image" in error_line(main, arguments(photos, tmp_path / "c.csv"), capsys)
+    for captions, text, more, words in cases:
+        captions.write_text(text)
+        assert words in error_line(main, arguments(photos, captions, *more), capsys)
     assert not (tmp_path / "birds").exists()
     (tmp_path / "birds" / "images").mkdir(parents=True)
-    assert "there already, and not the folder" in error_line(
-        main, arguments(photos, write(tmp_path / "c.tsv", good)), capsys
-    )
+    assert "birds/images: there already" in error_line(main, arguments(photos, file), capsys)
 
 
 def test_a_flag_says_how_large_an_image_may_be(photos, tmp_path, capsys):

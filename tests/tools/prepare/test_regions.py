@@ -35,21 +35,15 @@ def data(tmp_path):
     return tmp_path / "coco"
 
 
-def run(data, *sources, splits=("train",), more=()):
-    options = [
-        "--data_path",
-        data,
-        "--data_name",
-        "coco",
-        "--split",
-        *splits,
-        "--boxes",
-        BOXES,
-        "--img_dim",
-        DIM,
-        *more,
-    ]
-    return main(["regions", *map(str, sources), *map(str, options)])
+def run(data, *sources, splits=("train",), dim=DIM, more=()):
+    split = ("--split", *splits) if splits else ()
+    flags = ("--data_path", data, "--data_name", data.name, *split, "--boxes", BOXES, "--img_dim", dim, *more)
+    return main(["regions", *map(str, (*sources, *flags))])
+
+
+def tsv(path, *keys):
+    """A file of these images in bottom-up-attention's form."""
+    return write_lines(path, [bua_row(key) for key in keys])
 
 
 def failure(capsys, *arguments, **options) -> str:
@@ -75,24 +69,11 @@ def assert_rows(data, split, numbers, dtype="float32"):
 
 
 def test_rows_follow_the_ids_file_whatever_the_order_of_the_tsv(data, tmp_path, capsys):
-    source = write_lines(tmp_path / "a.tsv", [bua_row(key) for key in (10, 99, 11, 98, 12)])
+    source = tsv(tmp_path / "a.tsv", 10, 99, 11, 98, 12)
     assert run(data, source) == 0
     assert_rows(data, "train", [12, 10, 11])
     assert not (data / "precomp" / "train_mask.npy").exists()
     assert "2 images of the sources are in none of these splits" in capsys.readouterr().out
-
-
-def test_lxmert_rows_have_height_before_width_and_names_as_keys(data, tmp_path, capsys):
-    keys = {f"COCO_train2014_{number:012d}": number for number in (10, 11, 12)}
-    wide = image(10)[0] + np.float32([250, 0, 250, 0])  # fits into 640 x 480, not into 480 x 640
-    rows = [lxmert_row(key, number) for key, number in keys.items()]
-    rows[0] = lxmert_row(next(iter(keys)), 10, boxes=encode(np.minimum(wide, 640)))
-    assert run(data, write_lines(tmp_path / "a.tsv", rows, end="\n")) == 0
-    np.testing.assert_array_equal(load(data, "train_ims.npy")[1], image(10)[1])
-    assert "outside the image" not in capsys.readouterr().out
-    swapped = [row.replace(f"\t{HEIGHT}\t{WIDTH}\t", f"\t{WIDTH}\t{HEIGHT}\t") for row in rows]
-    run(data, write_lines(tmp_path / "b.tsv", swapped), more=["--overwrite"])
-    assert "1 images have boxes outside the image" in capsys.readouterr().out
 
 
 def test_npz_folder_is_read_without_its_pickled_info(data, tmp_path):
@@ -105,11 +86,10 @@ def test_npz_folder_is_read_without_its_pickled_info(data, tmp_path):
 
 
 def test_one_pass_over_several_sources_writes_every_split(data, tmp_path):
-    one = write_lines(tmp_path / "one.tsv", [bua_row(key) for key in (20, 10)])
+    one = tsv(tmp_path / "one.tsv", 20, 10)
     two = write_lines(tmp_path / "two.tsv", [lxmert_row(key, key) for key in (11, 12)])
     (data / "precomp" / "testall_ids.txt").write_text("11\n20\n")  # an image may be in two splits
-    options = ["--data_path", str(data), "--data_name", "coco", "--boxes", "3", "--img_dim", "8"]
-    assert main(["regions", str(one), str(two), *options]) == 0
+    assert run(data, one, two, splits=()) == 0
     assert_rows(data, "train", [12, 10, 11])
     assert_rows(data, "dev", [20])
     assert_rows(data, "testall", [11, 20])
@@ -121,19 +101,8 @@ def test_flickr_features_are_found_by_file_name(tmp_path):
     (data / "precomp" / "dev_ids.txt").write_text("1\n0\n")
     (data / "id_mapping.json").write_text(json.dumps({"0": "1000092795.jpg", "1": "36979.jpg"}))
     source = write_lines(tmp_path / "a.tsv", [bua_row("1000092795", 0), bua_row("36979.jpg", 1)])
-    main(["regions", str(source), "--data_path", str(data), "--data_name", "f30k", "--boxes", "3", "--img_dim", "8"])
+    run(data, source, splits=())
     assert_rows(data, "dev", [1, 0])
-
-
-def test_key_that_is_an_id_and_another_image_s_name_must_be_decided(data, tmp_path, capsys):
-    (data / "id_mapping.json").write_text(json.dumps({"10": "12.jpg", "11": "11.jpg", "12": "10.jpg"}))
-    source = write_lines(tmp_path / "a.tsv", [bua_row(key) for key in (10, 11, 12)])
-    error = failure(capsys, data, source)
-    assert "line 1: 10 is the id or file name of image 10 and image 12; choose --keys id or --keys file" in error
-    run(data, source, more=["--keys", "file"])
-    assert_rows(data, "train", [10, 12, 11])
-    run(data, source, more=["--keys", "id", "--overwrite"])
-    assert_rows(data, "train", [12, 10, 11])
 
 
 def test_float16_rounds_and_refuses_what_does_not_fit(data, tmp_path, capsys):
@@ -159,86 +128,17 @@ def test_more_boxes_are_cut_to_the_first_and_fewer_are_masked(data, tmp_path):
     assert split.image_ids.tolist() == [12, 10, 11]
 
 
-def test_mask_of_an_earlier_run_goes_when_no_image_is_padded(data, tmp_path):
-    run(data, write_lines(tmp_path / "a.tsv", [bua_row(10), bua_row(11, count=2), bua_row(12)]))
-    run(data, write_lines(tmp_path / "b.tsv", [bua_row(key) for key in (10, 11, 12)]), more=["--overwrite"])
-    assert_rows(data, "train", [12, 10, 11])
-    assert not (data / "precomp" / "train_mask.npy").exists()
-
-
 def test_fewer_boxes_can_be_an_error(data, tmp_path, capsys):
     source = write_lines(tmp_path / "a.tsv", [bua_row(10), bua_row(11, count=2)])
     error = failure(capsys, data, source, more=["--fewer", "error"])
     assert f"{source}, line 2: image 11 has 2 boxes, expected 3; --fewer pad" in error
 
 
-BROKEN = {
-    "base64": (bua_row(11, features="@@@@"), "line 2: features is broken base64"),
-    "short row of an unknown image": ("77\t640", "line 2: 2 tab-separated columns, expected 6"),
-    "duplicate": (bua_row(10), "line 2: image 10 (10) was in {source}, line 1 already"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_rows_are_named_with_file_and_line_and_the_run_resumes(data, tmp_path, capsys, name):
-    row, message = BROKEN[name]
-    source = write_lines(tmp_path / "a.tsv", [bua_row(10), row, bua_row(12)])
-    error = failure(capsys, data, source)
-    assert str(source) in error and message.format(source=source) in error
-    assert not (data / "precomp" / "train_ims.npy").exists()
-    # image 10 was written before: it isn't decoded a second time
-    mended = write_lines(tmp_path / "b.tsv", [bua_row(10, features="not read again"), bua_row(11), bua_row(12)])
-    assert run(data, mended) == 0
-    assert "train: 1 of 3 images are there already" in capsys.readouterr().out
-    assert_rows(data, "train", [12, 10, 11])
-
-
-def test_missing_images_are_counted_and_another_source_adds_them(data, tmp_path, capsys):
-    error = failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row(10)]))
-    assert "train lacks 2 images (12, 11)" in error and "run again with the source that holds them" in error
-    assert run(data, write_lines(tmp_path / "b.tsv", [bua_row(key) for key in (12, 11)])) == 0
-    assert_rows(data, "train", [12, 10, 11])
-
-
-def test_source_without_any_needed_image_says_what_it_holds(data, tmp_path, capsys):
-    error = failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row("vg_77", 1)]))
-    assert "train lacks 3 images (12, 10, 11): not in the sources, whose first image is 'vg_77'" in error
-
-
-def test_resuming_needs_the_same_settings_or_a_restart(data, tmp_path, capsys):
-    failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row(10)]))
-    source = write_lines(tmp_path / "b.tsv", [bua_row(key) for key in (10, 11, 12)])
-    error = failure(capsys, data, source, more=["--dtype", "float16"])
-    assert "train_ims.npy.part: made with other settings (dtype float32 there, float16 now)" in error
-    assert "--restart throws unfinished ones away" in error
-    assert run(data, source, more=["--dtype", "float16", "--restart"]) == 0
-    assert_rows(data, "train", [12, 10, 11], "float16")
-    failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row(10)]), more=["--overwrite"])
-    assert run(data, source, more=["--dtype", "float16", "--restart"]) == 0  # the finished files stay
-    assert_rows(data, "train", [12, 10, 11], "float16")
-
-
-def test_finished_files_are_left_alone_unless_overwrite_is_said(data, tmp_path, capsys):
-    source = write_lines(tmp_path / "a.tsv", [bua_row(key) for key in (10, 11, 12)])
-    run(data, source)
-    before = (data / "precomp" / "train_ims.npy").stat().st_mtime_ns
-    assert run(data, source) == 0
-    assert "is there already, left as it is" in capsys.readouterr().out
-    assert (data / "precomp" / "train_ims.npy").stat().st_mtime_ns == before
-    error = failure(capsys, data, source, more=["--dtype", "float16"])
-    assert "train_ims.npy: made with other settings (dtype float32 there, float16 now)" in error
-    assert "--overwrite replaces finished files" in error
-    (data / "precomp" / "train_ids.txt").write_text("12\n11\n10\n")
-    assert "train_ims.npy: made with other settings (ids " in failure(capsys, data, source)
-    (data / "precomp" / "train_ims.json").unlink()
-    assert "train_ims.npy: already there, and not from this command" in failure(capsys, data, source)
-
-
 def test_a_part_that_was_cut_is_not_filled_up_with_zeros(data, tmp_path, capsys):
-    failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row(10)]))
+    failure(capsys, data, tsv(tmp_path / "a.tsv", 10))
     part = data / "precomp" / "train_ims.npy.part"
     part.write_bytes(part.read_bytes()[:-4])
-    source = write_lines(tmp_path / "b.tsv", [bua_row(key) for key in (10, 11, 12)])
+    source = tsv(tmp_path / "b.tsv", 10, 11, 12)
     error = failure(capsys, data, source)
     assert "train_ims.npy.part: broken" in error and "delete train_ims.json.part to start again" in error
     (data / "precomp" / "train_ims.json.part").unlink()
@@ -248,9 +148,79 @@ def test_a_part_that_was_cut_is_not_filled_up_with_zeros(data, tmp_path, capsys)
 
 def test_full_disk_is_told_before_anything_is_written(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
-    error = failure(capsys, data, write_lines(tmp_path / "a.tsv", [bua_row(10)]))
+    error = failure(capsys, data, tsv(tmp_path / "a.tsv", 10))
     assert "train_ims.npy: needs 0.0 GB, the disk has 0.0 GB free" in error
     assert not list((data / "precomp").glob("*part*"))
+
+
+def test_lxmert_rows_have_height_before_width_and_names_as_keys(data, tmp_path, capsys):
+    wide = encode(np.minimum(image(10)[0] + np.float32([250, 0, 250, 0]), 640))  # in 640 x 480, not in 480 x 640
+    rows = [lxmert_row(f"COCO_train2014_{number:012d}", number) for number in (11, 12)]
+    for turned, outside in ({}, False), ({"img_h": WIDTH, "img_w": HEIGHT}, True):
+        source = write_lines(tmp_path / "a.tsv", [lxmert_row("10", 10, boxes=wide, **turned), *rows], end="\n")
+        assert run(data, source, more=["--overwrite"]) == 0
+        np.testing.assert_array_equal(load(data, "train_ims.npy"), np.stack([image(n)[1] for n in (12, 10, 11)]))
+        assert ("1 images have boxes outside the image" in capsys.readouterr().out) is outside
+
+
+def test_a_key_that_is_an_id_and_another_image_s_name_is_read_as_the_flag_says(data, tmp_path, capsys):
+    (data / "id_mapping.json").write_text(json.dumps({"10": "12.jpg", "11": "11.jpg", "12": "10.jpg"}))
+    source = tsv(tmp_path / "a.tsv", 10, 11, 12)
+    assert f"{source}, line 1: 10 " in (error := failure(capsys, data, source)) and "--keys" in error
+    for keys, numbers in (("file", [10, 12, 11]), ("id", [12, 10, 11])):
+        run(data, source, more=["--keys", keys, "--overwrite"])
+        assert_rows(data, "train", numbers)
+
+
+def test_mask_of_an_earlier_run_goes_when_no_image_is_padded(data, tmp_path):
+    run(data, write_lines(tmp_path / "a.tsv", [bua_row(10), bua_row(11, count=2), bua_row(12)]))
+    assert (data / "precomp" / "train_mask.npy").exists()
+    run(data, tsv(tmp_path / "b.tsv", 10, 11, 12), more=["--overwrite"])
+    assert_rows(data, "train", [12, 10, 11])
+    assert not (data / "precomp" / "train_mask.npy").exists()
+
+
+def test_what_is_broken_or_missing_is_named_and_another_source_completes_the_run(data, tmp_path, capsys):
+    source = tmp_path / "a.tsv"
+    for row, words in (
+        (bua_row(11, features="@@@@"), f"{source}, line 2: "),
+        ("77\t640", f"{source}, line 2: "),  # of an image that no split needs
+        (bua_row(10), f"line 2: image 10 (10) was in {source}, line 1 "),
+        (bua_row("vg_77", 1), "train lacks 2 images (12, 11)"),
+    ):
+        assert words in failure(capsys, data, write_lines(source, [bua_row(10), row]), more=["--restart"])
+        assert not (data / "precomp" / "train_ims.npy").exists()
+    # image 10 was written before: it isn't decoded a second time
+    mended = write_lines(tmp_path / "b.tsv", [bua_row(10, features="not read again"), bua_row(11), bua_row(12)])
+    assert run(data, mended) == 0
+    assert "train: 1 of 3 images are there already" in capsys.readouterr().out
+    assert_rows(data, "train", [12, 10, 11])
+    error = failure(capsys, data, write_lines(source, [bua_row("vg_77", 1)]), more=["--overwrite"])
+    assert "train lacks 3 images (12, 10, 11)" in error and "'vg_77'" in error
+
+
+def test_resuming_needs_the_same_settings_or_a_restart(data, tmp_path, capsys):
+    half, source = ["--dtype", "float16"], tsv(tmp_path / "b.tsv", 10, 11, 12)
+    for more in ([], ["--overwrite"]):  # the second time the finished files stay
+        failure(capsys, data, tsv(tmp_path / "a.tsv", 10), more=more)
+        if not more:
+            error = failure(capsys, data, source, more=half)
+            assert all(words in error for words in ("train_ims.npy.part: ", "float32", "float16", "--restart"))
+        assert run(data, source, more=[*half, "--restart"]) == 0
+        assert_rows(data, "train", [12, 10, 11], "float16")
+
+
+def test_finished_files_are_left_alone_unless_overwrite_is_said(data, tmp_path, capsys):
+    source, file = tsv(tmp_path / "a.tsv", 10, 11, 12), data / "precomp" / "train_ims.npy"
+    run(data, source)
+    before = file.stat().st_mtime_ns
+    assert run(data, source) == 0 and file.stat().st_mtime_ns == before
+    error = failure(capsys, data, source, more=["--dtype", "float16"])
+    assert all(words in error for words in ("train_ims.npy: ", "float32", "float16", "--overwrite"))
+    (data / "precomp" / "train_ids.txt").write_text("12\n11\n10\n")
+    assert "train_ims.npy: made with other settings (ids " in failure(capsys, data, source)
+    (data / "precomp" / "train_ims.json").unlink()
+    assert "train_ims.npy: already there" in failure(capsys, data, source)
 
 
 def test_memory_stays_at_a_few_rows_whatever_the_length_of_the_source(data, tmp_path):
@@ -259,21 +229,10 @@ def test_memory_stays_at_a_few_rows_whatever_the_length_of_the_source(data, tmp_
     features = encode(np.ones((BOXES, dim), "<f4"))
     source = write_lines(tmp_path / "a.tsv", [bua_row(number, features=features) for number in ids])
     assert source.stat().st_size > 6e6
-    options = [
-        "--data_path",
-        str(data),
-        "--data_name",
-        "coco",
-        "--split",
-        "train",
-        "--boxes",
-        "3",
-        "--img_dim",
-        str(dim),
-    ]
+    run(data, source, dim=dim)  # whatever is imported at first use
     tracemalloc.start()
     try:
-        main(["regions", str(source), *options])
+        run(data, source, dim=dim, more=["--overwrite"])
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
