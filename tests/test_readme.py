@@ -145,7 +145,8 @@ def test_the_example_of_the_readme_runs(sample, runs, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     exec(compile(example, README.name, "exec"), {})
-    assert re.fullmatch(r"tensor\(\[\[ ?-?\d+\.\d+, +-?\d+\.\d+\]\]\)\n", capsys.readouterr().out)  # (1, 2)
+    number = r" *-?\d+\.\d*(e-\d+)?"
+    assert re.fullmatch(rf"\[(\n? ?\[{number} {number} *\]){{3}}\]\n", capsys.readouterr().out)  # (3, 2)
 
 
 # --- Links and names --------------------------------------------------------------------------------------------------

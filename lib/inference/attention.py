@@ -27,11 +27,10 @@ class Candidate(NamedTuple):
 
 @torch.inference_mode()
 def word_rows(
-    runner: Runner, candidate: Candidate, captions: TokenisedCaptions, index: int
+    runner: Runner, image: Fragments | Tensor, captions: TokenisedCaptions, index: int
 ) -> tuple[list[str], np.ndarray]:
     """The words of a caption, its frame included, and how they match the image's real regions (words, R): the mean over
     each word's tokens."""
-    image = candidate.image
     batch = image[None] if isinstance(image, Tensor) else Fragments(image.features[None], image.real[None])
     head = runner.model.similarity
     regions = head.prepare_images(runner.encode_images(batch.to(runner.device)))

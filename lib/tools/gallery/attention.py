@@ -19,12 +19,12 @@ from lib.distributed.runner import Runner
 from lib.evaluation.matrices.stored import checkpoint_hash
 from lib.evaluation.matrices.together import Saved, Setting
 from lib.files.npy import map_array
-from lib.inference.attention import Candidate, word_rows
+from lib.inference.attention import word_rows
 from lib.inference.input_spec import input_spec
+from lib.inference.pictures.picture import draw_picture, save_picture
+from lib.inference.pictures.words import as_written, is_word
 from lib.similarity.head import SimilarityHead
 from lib.tools.gallery.page import Gallery
-from lib.tools.pictures.picture import draw_picture, save_picture
-from lib.tools.pictures.words import as_written, is_word
 
 DPI = 80
 
@@ -92,14 +92,14 @@ class Attention:
     def draw(self, target: Path, image: int, caption: int) -> None:
         """The picture of one pair; without boxes, or without the image file, the heat map alone."""
         split, text = self.inputs.split, self.inputs.split.captions[caption]
-        candidate = Candidate("", self.inputs.images(image))
-        words, rows = word_rows(self.runner, candidate, self.inputs.captions, caption)
+        seen = self.inputs.images(image)
+        words, rows = word_rows(self.runner, seen, self.inputs.captions, caption)
         boxes = None
         if not self.grid and split.files.boxes:
             every, expected = map_array(split.files.boxes), (*split.features.shape[:2], 4)
             if every.shape != expected:
                 raise InputError(f"{split.files.boxes}: found shape {every.shape}, expected {expected} as the features")
-            boxes = every[split.rows[image]][candidate.image.real]
+            boxes = every[split.rows[image]][seen.real]
         shown = [place for place, word in enumerate(words) if is_word(word)] or list(range(len(words)))
         spelled = np.array(as_written(words, text), object)[shown].tolist()
         line = f"score {self.scores[image, caption]:.4f}  ·  {self.photos.path(image).name}"

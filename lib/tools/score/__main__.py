@@ -16,7 +16,7 @@ from lib.core.config import PRECISIONS
 from lib.core.errors import InputError
 from lib.core.values import positive
 from lib.datasets.captions import read_captions
-from lib.tools.pictures.picture import FORMS
+from lib.inference.pictures.picture import FORMS
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -22,10 +22,10 @@ from lib.files.images import read_image
 from lib.files.writing import check_target
 from lib.inference.attention import Candidate, word_rows
 from lib.inference.input_spec import input_spec
+from lib.inference.pictures.picture import FORMS, draw_picture, save_picture
+from lib.inference.pictures.words import as_written, is_content
 from lib.inference.scoring import score_split
 from lib.similarity.head import SimilarityHead
-from lib.tools.pictures.picture import FORMS, draw_picture, save_picture
-from lib.tools.pictures.words import as_written, is_content
 from lib.tools.score.single import SingleImages
 
 
@@ -55,7 +55,7 @@ def score_captions(args: argparse.Namespace, captions: list[str]) -> None:
     if args.picture:
         scores, candidate = matrix[0], inputs.images[0]
         chosen = args.picture_caption - 1 if args.picture_caption else int(scores.argmax())
-        words, rows = word_rows(runner, candidate, inputs.captions, chosen)
+        words, rows = word_rows(runner, candidate.image, inputs.captions, chosen)
         name = (candidate.path or Path(candidate.name)).name
         subtitle = "" if args.no_subtitle else f"score {scores[chosen]:.4f}  ·  {name}  ·  {checkpoint.description}"
         write_picture(args, candidate, as_written(words, captions[chosen]), rows, captions[chosen], subtitle)

@@ -163,7 +163,7 @@ def test_tokens_of_a_word_become_one_row_with_their_mean_and_masked_regions_none
     monkeypatch.setattr(model.similarity, "attention", lambda images, captions: similarity)
     image = Fragments(torch.randn(3, IMG_DIM), torch.tensor([True, False, True]))
     runner = Runner(model, [torch.device("cpu")])
-    words, rows = scoring.word_rows(runner, scoring.Candidate("x", image), captions, 1)
+    words, rows = scoring.word_rows(runner, image, captions, 1)
     assert words == ["[CLS]", "a" + 2 * tail[2:], "ball", "[SEP]"]
     np.testing.assert_array_equal(rows, [[0, 2], [6, 8], [12, 14], [15, 17]])
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from lib.files.writing import atomic_write
-from lib.tools.pictures.matches import Matches, grid_boxes, heat_colours, match_words, veil_colours
-from lib.tools.pictures.words import is_word
+from lib.inference.pictures.matches import Matches, grid_boxes, heat_colours, match_words, veil_colours
+from lib.inference.pictures.words import is_word
 
 MARGIN, GAP = 24, 14
 IMAGE_SIDE = 560  # the longer side of the image panel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib.tools.pictures.words import as_written, is_content, is_word
+from lib.inference.pictures.words import as_written, is_content, is_word
 
 
 def test_words_keep_the_capitals_and_accents_of_the_caption():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.tools.pictures.matches import grid_boxes, match_words
-from lib.tools.pictures.picture import FORMS, draw_picture, save_picture
+from lib.inference.pictures.matches import grid_boxes, match_words
+from lib.inference.pictures.picture import FORMS, draw_picture, save_picture
 
 
 def pixels(figure) -> np.ndarray:

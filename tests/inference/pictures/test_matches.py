@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lib.tools.pictures.matches import NEGATIVE, POSITIVE, grid_boxes, heat_colours, match_words, veil_colours
+from lib.inference.pictures.matches import NEGATIVE, POSITIVE, grid_boxes, heat_colours, match_words, veil_colours
 
 
 def test_each_word_is_written_at_its_strongest_region_and_punctuation_nowhere():

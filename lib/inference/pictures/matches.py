@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.tools.pictures.words import FRAME, is_word
+from lib.inference.pictures.words import FRAME, is_word
 
 NEGATIVE, POSITIVE = np.array([33, 102, 172.0]), np.array([178, 24, 43.0])
 PALETTE = (
