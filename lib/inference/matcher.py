@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from lib.checkpoint import load_model, read_checkpoint
-from lib.checkpoint.digests import digests
+from lib.checkpoint.native import digests
 from lib.checkpoint.reading import SUFFIXES
 from lib.checkpoint.zero_shot import build_zero_shot
 from lib.core.errors import InputError, shown
