@@ -1,1 +1,1 @@
-"""What train.py and eval.py do once their flags are understood. They import torch, for which no flag should wait."""
+"""The flags of the scripts, and what train.py, eval.py and eval_ensemble.py do with them."""

@@ -1,4 +1,4 @@
-"""The parser of every command: one-line errors, one style of --help, and types of arguments."""
+"""The parser of every command: one style of --help, errors in one line, and types of flags."""
 
 from __future__ import annotations
 

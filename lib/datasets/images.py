@@ -1,4 +1,4 @@
-"""Image files: decoding any of them to RGB, finding them by id, and telling which are missing before a run starts."""
+"""Image files of a data set: found by id, checked before a run starts, read as encoder input."""
 
 from __future__ import annotations
 

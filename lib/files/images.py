@@ -19,16 +19,16 @@ from lib.files.kinds import LONGEST, image_kind, stand_in
 
 @dataclasses.dataclass(frozen=True)
 class ImageLimits:
-    """Which image files are read: of at most `max_pixels`; `outside`: also where a path leads out of its folder, by
-    being absolute or through .. in it."""
+    """Limits of the image files that are read.
+
+    `outside`: also read images outside the image folder (absolute paths or `..`).
+    """
 
     max_pixels: int = 50_000_000
     outside: bool = False
 
 
 DEFAULT_LIMITS = ImageLimits()
-
-
 FORMATS = {  # the only decoders that are tried, and the suffixes by which a folder's images are found
     "JPEG": (".jpg", ".jpeg"),
     "PNG": (".png",),
@@ -36,11 +36,7 @@ FORMATS = {  # the only decoders that are tried, and the suffixes by which a fol
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-
-
 SUFFIXES = sum(FORMATS.values(), ())
-
-
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -51,10 +47,8 @@ def open_image(
     """The image in a file, its header read; whatever its decoder raises within the block is an InputError that names
     file and id, as is a missing file, one that is no regular file, and one of too many pixels."""
     what = shown(path, 300) if image_id is None else f"{shown(path, 300)} (image id {image_id})"
-    before, Image.MAX_IMAGE_PIXELS = (
-        Image.MAX_IMAGE_PIXELS,
-        limits.max_pixels,
-    )  # which decoders look at before they take memory
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels  # decoders look at it before they take memory
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             raise InputError(f"{what}: is no regular file; expected an image file")

@@ -1,1 +1,1 @@
-"""Between a model and a matrix: the input of its encoders, scoring of a split, attention of a pair."""
+"""Between a model and a matrix: the Matcher of the front door, scoring of a split, attention of a pair."""

@@ -1,4 +1,4 @@
-"""What an epoch logs of its steps."""
+"""The progress of an epoch: its bar, its log lines, and the means of its steps."""
 
 from __future__ import annotations
 

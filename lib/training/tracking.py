@@ -1,4 +1,4 @@
-"""Console lines, the progress of an epoch, lines of JSON and TensorBoard (through tensorboard-logger)."""
+"""The figures of a run: lines of JSON, and TensorBoard through tensorboard-logger."""
 
 from __future__ import annotations
 
